@@ -1,0 +1,37 @@
+# make sweep   the demo study, end to end, in a virtual environment of its own
+# make test    the whole test suite      make lint   format, lint, types, import arrows
+# make bench   the speed tables of benchmarks/README.md
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+ARGS ?=
+
+.PHONY: sweep test lint bench install clean
+
+sweep: install
+	$(RUN) -m raylab.sweep $(ARGS)
+
+test: install
+	$(RUN) -m pytest -m "not slow" $(ARGS)
+	$(RUN) -m pytest -m slow $(ARGS)
+
+lint: install
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: install
+	$(RUN) -m benchmarks.orchestration
+	$(RUN) -m benchmarks.training
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,208 @@
+"""The configuration of a study, and of the jobs that a study resolves to.
+
+Every field says its meaning and unit where it is declared. `raylab.study.load_study` reads a YAML file into
+`StudyConfig`; `raylab.search.plan` resolves a study into jobs, whose configurations are the last classes here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Variant = Literal["mono", "joint", "ffn", "attn", "adapter", "shared_adapter", "meta_adapter"]
+VARIANTS: tuple[str, ...] = ("mono", "joint", "ffn", "attn", "adapter", "shared_adapter", "meta_adapter")
+ADAPTER_VARIANTS = frozenset({"adapter", "shared_adapter", "meta_adapter"})
+
+TaskName = Literal["ner", "pos"]
+Setting = Literal["within", "zero_shot"]
+Direction = Literal["max", "min"]
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Language = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Config):
+    """Where text and labelled data come from, and how text becomes tokens."""
+
+    source: str = Field("demo", description="`demo` (generated, no download) or a folder: text/LANG, ner/LANG, pos/LANG.")
+    demo_scale: Positive = Field(1e-3, description="Demo corpora: sentences, as a fraction of the paper's Table 1.")
+    demo_seed: int = Field(0, description="Seed of the demo's generator.")
+    vocab_size: PositiveInt = Field(2000, description="Subword vocabulary, shared by one language set, in pieces.")
+    subsample: dict[Language, PositiveInt] = Field(
+        default_factory=dict, description="Most training sentences to keep, per language (the paper's fr_l, ru_l)."
+    )
+    meta_fraction: Fraction = Field(
+        0.02, description="Share of the training sentences held out, by content hash, as the `meta` split."
+    )
+    invalid_utf8: Literal["stop", "skip"] = Field("stop", description="On a line that is not UTF-8: stop, or skip and count it.")
+
+
+class ModelConfig(_Config):
+    """The encoder: a post-norm Transformer, as XLM's."""
+
+    num_layers: PositiveInt = Field(2, description="Transformer layers.")
+    dim: PositiveInt = Field(64, description="Width d of the embeddings and the residual stream.")
+    num_heads: PositiveInt = Field(4, description="Attention heads.")
+    head_dim: PositiveInt | None = Field(None, description="Width of one head; by default dim / num_heads.")
+    ffn_dim: PositiveInt = Field(256, description="Inner width of the feed-forward layers.")
+    adapter_ratio: Positive = Field(0.25, description="Adapter bottleneck b over d (paper, Appendix B: 1/4).")
+    adapter_activation: Literal["relu", "gelu"] = Field("relu", description="g in the paper's Eq. 6.")
+    dropout: Fraction = Field(0.1, description="Dropout probability of embeddings, sublayer outputs and attention.")
+    max_length: PositiveInt = Field(512, description="Longest sequence, in tokens (size of the position table).")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelConfig:
+        if self.head_dim is None and self.dim % self.num_heads:
+            divisors = ", ".join(str(n) for n in range(1, self.dim + 1) if self.dim % n == 0)
+            raise ValueError(
+                f"num_heads {self.num_heads} does not divide dim {self.dim}; one of {divisors} would, or set head_dim"
+            )
+        return self
+
+    @property
+    def adapter_dim(self) -> int:
+        """Bottleneck width b = ratio x d, at least 1."""
+        return max(1, round(self.adapter_ratio * self.dim))
+
+
+class PretrainConfig(_Config):
+    """Masked-language-model pretraining."""
+
+    steps: PositiveInt = Field(300, description="Optimizer steps; each is one batch of one language.")
+    batch_size: PositiveInt = Field(32, description="Sequences per step.")
+    sequence_length: PositiveInt = Field(64, description="Tokens per sequence; streams are cut to it, nothing is padded.")
+    temperature: Positive = Field(1.0, description="T of language sampling, P_i ~ (L_i / sum_j L_j)^(1/T).")
+    mask_probability: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.15, description="Share of tokens predicted.")
+    learning_rate: Positive = Field(5e-4, description="Peak of the inverse-square-root schedule.")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="Steps of linear warm-up to the peak.")
+    clip_norm: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Clip gradients to this L2 norm; 0: do not clip.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; master weights stay float32.")
+    valid_every: PositiveInt = Field(100, description="Steps between two measurements of validation perplexity.")
+    valid_batches: PositiveInt = Field(8, description="Most batches per language in one such measurement.")
+
+
+class MetaConfig(_Config):
+    """The bilevel step of `meta_adapter` (paper, Eq. 3 to 5 and 8)."""
+
+    method: Literal["finite_difference", "exact"] = Field("finite_difference", description="How H v is computed.")
+    epsilon: Positive = Field(0.1, description="Step of the finite difference.")
+    relative: bool = Field(True, description="Divide epsilon by ||v||_2; false: the paper's absolute step.")
+    inner_lr: Positive | Literal["current"] = Field(
+        "current", description="beta of the inner step; `current`: the schedule's learning rate, as in the paper."
+    )
+    meta_every: PositiveInt = Field(1, description="Do the meta step on every k-th step; between, the adapters train plainly.")
+    batch_size: PositiveInt | None = Field(None, description="Sequences per language in a validation batch; default: pretrain's.")
+    fidelity_every: Annotated[int, Field(ge=0)] = Field(
+        100, description="Steps between two logs of the cosine with an exact product; 0: never."
+    )
+
+
+class FinetuneConfig(_Config):
+    """Finetuning of every checkpoint on the downstream tasks."""
+
+    tasks: tuple[TaskName, ...] = Field(("ner", "pos"), description="Downstream tasks.")
+    settings: tuple[Setting, ...] = Field(("within", "zero_shot"), description="Train and test languages alike, or source to target.")
+    epochs: PositiveInt = Field(10, description="Passes over the training set; the best on dev is kept.")
+    max_length: PositiveInt = Field(128, description="Longest sentence, in subwords; what is beyond is cut, and counted.")
+    max_examples: PositiveInt | None = Field(None, description="Most training examples to use; default: all.")
+    grid: dict[Literal["batch_size", "learning_rate"], tuple[float, ...]] = Field(
+        default_factory=lambda: {"batch_size": (16, 32), "learning_rate": (2e-5, 3e-5, 5e-5)},
+        description="Values searched for each checkpoint, task and language (paper, Appendix A).",
+    )
+
+    @field_validator("grid")
+    @classmethod
+    def _grid_complete(cls, grid: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for name in ("batch_size", "learning_rate"):
+            values = grid.get(name, ())
+            if not values or any(value <= 0 for value in values):
+                raise ValueError(f"{name} needs at least one value, all positive; found {list(values)}")
+        if any(value != int(value) for value in grid["batch_size"]):
+            raise ValueError(f"batch_size takes whole numbers; found {list(grid['batch_size'])}")
+        return grid
+
+
+class SearchConfig(_Config):
+    """Search over pretraining configurations with Optuna, on top of the grid of languages, variants and seeds."""
+
+    num_samples: PositiveInt = Field(20, description="Configurations to try, the study's own included.")
+    space: dict[str, dict[str, Any]] = Field(description="Dotted path of a field: {uniform|loguniform|int: [low, high]} or {choice: [...]}.")
+    objective: dict[str, Direction] = Field(
+        default_factory=lambda: {"within/mean": "max", "zero_shot/mean": "max"},
+        description="Dev scores to optimise: SETTING/mean or SETTING/TASK; more than one gives a Pareto front.",
+    )
+    variants: tuple[Variant, ...] | None = Field(None, description="Variants that the search trains; default: all but mono.")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="Optuna's sampler.")
+    seed: int = Field(0, description="Seed of the sampler.")
+    concurrency: PositiveInt | None = Field(
+        None, description="Most trials under way at once; 1: later trials never depend on timing; default: as many as keep every worker busy."
+    )
+    storage: str | None = Field(None, description="Optuna's storage URL; default: SQLite in the study's folder.")
+
+
+class ScalingConfig(_Config):
+    """What one job runs on."""
+
+    num_workers: PositiveInt = Field(1, description="Training processes of one pretraining job.")
+    use_gpu: bool = Field(False, description="One GPU for each worker.")
+    cpus_per_worker: PositiveInt = Field(1, description="CPU cores, and threads, of each worker.")
+    checkpoint_seconds: Positive = Field(60.0, description="Seconds of work between two resumable checkpoints.")
+
+
+class StudyConfig(_Config):
+    """One study: one YAML file in `search_spaces/`."""
+
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(description="Name: of the MLflow experiment too.")
+    description: str = Field("", description="One sentence on what the study asks.")
+    data: DataConfig = DataConfig()
+    languages: tuple[tuple[Language, ...], ...] = Field(description="Language sets; the first of each is the source language.")
+    variants: tuple[Variant, ...] = Field(("mono", "joint"), description="Models trained for each language set.")
+    seeds: tuple[int, ...] = Field((0,), description="One model of each kind per seed.")
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    meta: MetaConfig = MetaConfig()
+    finetune: FinetuneConfig | None = FinetuneConfig()
+    search: SearchConfig | None = None
+    scaling: ScalingConfig = ScalingConfig()
+
+
+class PrepareJob(_Config):
+    """Corpora of one language set to a tokenizer and token stores."""
+
+    languages: tuple[str, ...]
+    vocab_size: int
+    subsample: dict[str, int]
+    meta_fraction: float
+    invalid_utf8: Literal["stop", "skip"]
+
+
+class PretrainJob(_Config):
+    """One model: a variant on a language set."""
+
+    languages: tuple[str, ...]
+    variant: Variant
+    seed: int
+    model: ModelConfig
+    pretrain: PretrainConfig
+    meta: MetaConfig | None
+
+
+class FinetuneJob(_Config):
+    """One finetuning of one pretrained model."""
+
+    task: TaskName
+    train_language: str
+    eval_languages: tuple[str, ...]
+    seed: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    max_length: int
+    max_examples: int | None

@@ -1,0 +1,158 @@
+"""Ray: the running cluster if there is one, else Ray in this machine; and one flat Tuner over all jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES of CPU workers alone
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results go to MLflow, from the driver
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `interruptible` is the handler
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+
+from raylab.config import ScalingConfig
+from raylab.errors import InputError
+from raylab.search.searcher import JobSearcher
+from raylab.search.worker import JobWorker
+
+RETRIES = 3
+"""How often a job is started again after its process died."""
+
+
+@contextlib.contextmanager
+def connect(address: str | None, scaling: ScalingConfig) -> Iterator[int]:
+    """Join the cluster at `address` (or RAY_ADDRESS), or start Ray in this machine, and leave it at the end.
+
+    Yields:
+        How many jobs run at once.
+
+    Raises:
+        InputError: No Ray answers at the address, or no node can hold one job.
+    """
+    target = address or os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(
+            address=target,
+            include_dashboard=None if target else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if target is None:
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"--address {target}: no Ray cluster answers there ({reason})") from None
+    try:
+        yield slots(scaling)
+    finally:
+        ray.shutdown()
+
+
+def slots(scaling: ScalingConfig) -> int:
+    """How many jobs the connected cluster can run at once.
+
+    Raises:
+        InputError: Not even one.
+    """
+    total = 0
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        resources = node["Resources"]
+        fits = int(resources.get("CPU", 0) // scaling.cpus_per_worker)
+        if scaling.use_gpu:
+            fits = min(fits, int(resources.get("GPU", 0)))
+        total += fits
+    if total == 0:
+        needed = f"{scaling.cpus_per_worker} CPU" + (" and 1 GPU" if scaling.use_gpu else "")
+        have = ray.cluster_resources()
+        raise InputError(
+            f"scaling: one job needs {needed} on one node; the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU in all"
+        )
+    return total
+
+
+class _Starts(tune.Callback):  # type: ignore[misc]
+    """Tells the searcher when an actor takes a job."""
+
+    def __init__(self, searcher: JobSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._searcher.on_trial_start(trial.trial_id)
+
+
+class _StopRequested(tune.Stopper):  # type: ignore[misc]
+    """Ends the Tuner when asked: running jobs keep a checkpoint."""
+
+    def __init__(self, requested: threading.Event) -> None:
+        self._requested = requested
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._requested.is_set()
+
+
+def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, folder: Path, stop: threading.Event) -> None:
+    """Run all that the searcher hands out, until it has no more or `stop` is set.
+
+    Args:
+        searcher: The stream of jobs.
+        scaling: What one job runs on.
+        folder: For Tune's own notes on this sweep.
+        stop: Set to end early.
+    """
+    for name in ("ray.tune", "ray.train", "ray._private"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    resources = {"CPU": scaling.cpus_per_worker, "GPU": 1 if scaling.use_gpu else 0}
+    tuner = tune.Tuner(
+        tune.with_resources(JobWorker, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["job"].name.replace(" ", "_"),
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder),
+            stop=_StopRequested(stop),
+            callbacks=[_Starts(searcher)],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+@contextlib.contextmanager
+def interruptible(stop: threading.Event) -> Iterator[None]:
+    """On the first Ctrl-C (or SIGTERM) set `stop`; on the second, interrupt at once."""
+
+    def request(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

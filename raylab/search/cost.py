@@ -1,0 +1,107 @@
+"""How long a job takes: counted operations over a measured speed, corrected by jobs that ran here before."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+import torch
+
+from raylab.config import ADAPTER_VARIANTS, FinetuneJob, ModelConfig, PretrainJob
+from raylab.search.plan import Job
+from raylab.search.storage import Storage
+
+EFFICIENCY = 0.25
+"""Share of the matrix-product rate that training small models reaches, before any job was timed."""
+
+STEP_SECONDS = 4e-3
+"""Cost of an optimizer step beside its matrix products."""
+
+PREPARE_SECONDS = 5.0
+"""A preparation, before any was timed."""
+
+SENTENCES = 2000
+"""Training sentences of a finetune job whose data set is not limited."""
+
+SENTENCE_TOKENS = 24
+"""Subwords of one sentence of a task."""
+
+_SPEEDS = "speeds.json"
+
+
+class Estimator:
+    """Estimates the seconds of jobs, better the more jobs of their kind have run over this storage.
+
+    Args:
+        storage: Where earlier sweeps left the ratios of real to estimated time.
+        config_of: The configuration of a job's checkpoint, by key, for finetune jobs.
+    """
+
+    def __init__(self, storage: Storage, config_of: Callable[[str], Job | None]) -> None:
+        self._path = storage.root / _SPEEDS
+        self._config_of = config_of
+        self._ratios: defaultdict[str, list[float]] = defaultdict(list)
+        if self._path.is_file():
+            self._ratios.update(json.loads(self._path.read_text(encoding="utf-8")))
+        self._rate: float | None = None
+
+    def seconds(self, job: Job) -> float:
+        """Estimated seconds of one job."""
+        ratios = self._ratios[job.kind]
+        return self._counted(job) * (statistics.median(ratios) if ratios else 1.0)
+
+    def learn(self, job: Job, record: Mapping[str, float]) -> None:
+        """Take note of how long a job really took."""
+        ratios = self._ratios[job.kind]
+        ratios.append(record["seconds"] / self._counted(job))
+        del ratios[:-50]
+
+    def save(self) -> None:
+        """Keep what was learnt for the next sweep."""
+        self._path.write_text(json.dumps(self._ratios), encoding="utf-8")
+
+    def _counted(self, job: Job) -> float:
+        if isinstance(job.config, PretrainJob):
+            config = job.config
+            tokens = config.pretrain.batch_size * config.pretrain.sequence_length
+            forward = tokens * _forward_flops(config.model, config.variant, config.pretrain.sequence_length)
+            passes = 3.0
+            if config.meta is not None:
+                passes += (7 + 3 * len(config.languages)) / config.meta.meta_every
+            return config.pretrain.steps * (passes * forward / self._flops_per_second() + passes / 3 * STEP_SECONDS)
+        if isinstance(job.config, FinetuneJob):
+            checkpoint = self._config_of(job.inputs[0])
+            assert checkpoint is not None
+            assert isinstance(checkpoint.config, PretrainJob)
+            sentences = job.config.max_examples or SENTENCES
+            forward = SENTENCE_TOKENS * _forward_flops(checkpoint.config.model, checkpoint.config.variant, SENTENCE_TOKENS)
+            epoch = 3.5 * sentences * forward / self._flops_per_second() + sentences / job.config.batch_size * STEP_SECONDS
+            return job.config.epochs * epoch
+        return PREPARE_SECONDS
+
+    def _flops_per_second(self) -> float:
+        if self._rate is None:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            matrix = torch.randn(512, 512)
+            best = min(_timed(lambda: matrix @ matrix) for _ in range(10))
+            torch.set_num_threads(threads)
+            self._rate = EFFICIENCY * 2 * 512**3 / best
+        return self._rate
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _forward_flops(model: ModelConfig, variant: str, length: int) -> float:
+    """Operations of one token's forward pass, without the output projection."""
+    head_dim = model.head_dim or model.dim // model.num_heads
+    attention = 4 * model.dim * model.num_heads * head_dim + 2 * length * model.num_heads * head_dim
+    adapters = 4 * model.dim * model.adapter_dim if variant in ADAPTER_VARIANTS else 0
+    return float(2 * model.num_layers * (attention + 2 * model.dim * model.ffn_dim + adapters))

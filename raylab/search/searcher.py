@@ -1,0 +1,196 @@
+"""The Tune searcher that turns a graph of jobs, and a search over trials, into one flat stream of Tune trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ray.tune.search import Searcher
+
+from raylab.config import ScalingConfig
+from raylab.data.source import Source
+from raylab.search.graph import JobGraph, State
+from raylab.search.plan import Job, Plan
+from raylab.search.storage import Storage
+from raylab.search.trials import TrialSearch, objectives
+
+Fresh = list[tuple[str, float, int, int]]
+"""Measurements: name, value, step, milliseconds since the epoch."""
+
+
+class Listener(Protocol):
+    """Hears what happens to jobs: the progress lines, and tracking."""
+
+    def started(self, job: Job) -> None:
+        """A job began, or goes on in a new process."""
+
+    def measured(self, job: Job, fresh: Fresh, progress: float) -> None:
+        """A running job measured something."""
+
+    def done(self, job: Job, record: Mapping[str, Any], *, found: bool) -> None:
+        """A job has its result; `found`: it had it before this sweep."""
+
+    def failed(self, job: Job, error: str, skipped: list[Job]) -> None:
+        """A job failed for good, and these others cannot run without it."""
+
+    def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
+        """A trial of the search ended; no scores: a job of it failed."""
+
+
+class JobSearcher(Searcher):  # type: ignore[misc]
+    """Hands out ready jobs; asks for the next trial of a search when no job is ready.
+
+    Args:
+        graph: The jobs.
+        storage: Where results lie.
+        settings: What every worker is told besides its job.
+        listeners: Who hears of it.
+        search: The search, if the study has one.
+        plan_trial: The jobs of a trial with these values.
+
+    Attributes:
+        results: Results of the jobs that are done, by key.
+        errors: Of the jobs that failed, by key: why, and whether the user's input was at fault.
+    """
+
+    def __init__(
+        self,
+        graph: JobGraph,
+        storage: Storage,
+        settings: Mapping[str, Any],
+        listeners: list[Listener],
+        search: TrialSearch | None = None,
+        plan_trial: Callable[[Mapping[str, Any]], Plan] | None = None,
+    ) -> None:
+        super().__init__(metric="progress", mode="max")
+        self.graph = graph
+        self._storage = storage
+        self._settings = dict(settings)
+        self._listeners = listeners
+        self._search = search
+        self._plan_trial = plan_trial
+        self._running: dict[str, Job] = {}
+        self._begun: set[str] = set()
+        self._trials: dict[int, tuple[Mapping[str, Any], list[Job]]] = {}
+        self._exhausted = search is None
+        self.results: dict[str, Mapping[str, Any]] = {}
+        self.errors: dict[str, tuple[str, bool]] = {}
+
+    def begin(self, plan: Plan) -> None:
+        """Take the study's own jobs, and the trials that an interrupted sweep left."""
+        self._add(plan)
+        if self._search is not None:
+            for number, values in self._search.under_way().items():
+                self._add_trial(number, values)
+            for values in self._search.ended().values():
+                self._add(self._plan(values))
+        self._tell_ended()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next job for Tune; None while all that could run waits for others."""
+        while not self.graph.has_ready and self._ask():
+            pass
+        job = self.graph.take()
+        if job is not None:
+            self._running[trial_id] = job
+            return {**self._settings, "job": job}
+        if self._exhausted and not self.graph.count(State.WAITING, State.RUNNING):
+            return str(Searcher.FINISHED)
+        return None
+
+    def on_trial_start(self, trial_id: str) -> None:
+        """An actor took the job."""
+        job = self._running.get(trial_id)
+        if job is not None:
+            for listener in self._listeners:
+                listener.started(job)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A running job reported."""
+        job = self._running[trial_id]
+        for listener in self._listeners:
+            listener.measured(job, result["fresh"], result["progress"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A job ended: done, failed by itself, or lost with its actor too often."""
+        job = self._running.pop(trial_id)
+        if error:
+            self._fail(job, "its process died more often than is retried; the node's logs say why")
+        elif result and result.get("error"):
+            self._fail(job, result["error"], bad_input=result["bad_input"])
+        elif result and result.get("done"):
+            for listener in self._listeners:
+                listener.measured(job, result["fresh"], 1.0)
+            self.graph.done(job.key)
+            self._done(job, self._storage.read_record(job.key), found=False)
+            self._tell_ended()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the storage holds all there is to know, and a new sweep reads it there."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+    def _add(self, plan: Plan) -> None:
+        for job in self.graph.add(plan.jobs.values()):
+            self._done(job, self._storage.read_record(job.key), found=True)
+
+    def _done(self, job: Job, record: Mapping[str, Any], *, found: bool) -> None:
+        self.results[job.key] = record["result"]
+        for listener in self._listeners:
+            listener.done(job, record, found=found)
+
+    def _fail(self, job: Job, error: str, *, bad_input: bool = False) -> None:
+        self.errors[job.key] = error, bad_input
+        skipped = self.graph.failed(job.key)
+        for listener in self._listeners:
+            listener.failed(job, error, skipped)
+        self._tell_ended()
+
+    def _ask(self) -> bool:
+        """Ask for one more trial; whether there was one."""
+        if self._search is None or self._exhausted:
+            return False
+        limit = self._search.config.concurrency
+        if limit is not None and len(self._trials) >= limit:
+            return False
+        asked = self._search.ask()
+        if asked is None:
+            self._exhausted = True
+            return False
+        self._add_trial(*asked)
+        self._tell_ended()
+        return True
+
+    def _add_trial(self, number: int, values: Mapping[str, Any]) -> None:
+        plan = self._plan(values)
+        self._add(plan)
+        self._trials[number] = (values, list(plan.jobs.values()))
+
+    def _plan(self, values: Mapping[str, Any]) -> Plan:
+        assert self._plan_trial is not None
+        return self._plan_trial(values)
+
+    def _tell_ended(self) -> None:
+        for number, (values, jobs) in list(self._trials.items()):
+            if not self.graph.ended(job.key for job in jobs):
+                continue
+            assert self._search is not None
+            del self._trials[number]
+            failed = any(self.graph.states[job.key] is not State.DONE for job in jobs)
+            results = [(job, self.results[job.key]) for job in jobs if job.kind == "finetune" and not failed]
+            scores = None if failed else objectives(self._search.config.objective, results)
+            self._search.tell(number, scores)
+            for listener in self._listeners:
+                listener.trial(number, values, scores)
+
+
+def worker_settings(storage: Storage, source: Source, scaling: ScalingConfig) -> dict[str, Any]:
+    """What every worker is told besides its job: the configuration that `JobWorker` reads."""
+    return {
+        "storage": str(storage.root),
+        "source": str(source.root),
+        "threads": scaling.cpus_per_worker,
+        "device": "cuda" if scaling.use_gpu else "cpu",
+        "checkpoint_seconds": scaling.checkpoint_seconds,
+    }

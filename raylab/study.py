@@ -1,0 +1,278 @@
+"""A study file becomes a `StudyConfig`, or one clear line that says what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from raylab.config import SearchConfig, StudyConfig
+from raylab.errors import InputError
+
+SEARCHABLE_SECTIONS = ("data", "model", "pretrain", "meta")
+"""Sections of the study whose fields a search may vary: those that a pretraining job is made of."""
+
+DISTRIBUTIONS = ("uniform", "loguniform", "int", "choice")
+
+
+def load_study(name_or_path: str, overrides: Iterable[str] = ()) -> StudyConfig:
+    """Read, override and validate a study.
+
+    Args:
+        name_or_path: A YAML file, or the name of a study that comes with raylab (`demo`).
+        overrides: Assignments `a.b=c`, with c in YAML.
+
+    Raises:
+        InputError: The file is missing or malformed, or a field is unknown or wrong.
+    """
+    path = _find(name_or_path)
+    raw = _parse(path)
+    for assignment in overrides:
+        _assign(raw, assignment)
+    return validate(raw, str(path))
+
+
+def validate(raw: Mapping[str, Any], origin: str) -> StudyConfig:
+    """Validate a study given as a mapping; `origin` is named in errors.
+
+    Raises:
+        InputError: A field is unknown or wrong.
+    """
+    try:
+        study = StudyConfig.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{origin}: {_first_problem(error, raw)}") from None
+    _check_across_fields(study, origin)
+    return study
+
+
+def with_values(study: StudyConfig, values: Mapping[str, Any]) -> StudyConfig:
+    """The same study with some fields, given by dotted path, set to other values.
+
+    Raises:
+        InputError: A value is not one that its field takes.
+    """
+    raw = study.model_dump(mode="json")
+    for path, value in values.items():
+        *parents, last = path.split(".")
+        section = raw
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    return validate(raw, f"study {study.study} with {dict(values)}")
+
+
+def value_at(study: StudyConfig, path: str) -> Any:
+    """The value of the field at a dotted path."""
+    value: Any = study
+    for part in path.split("."):
+        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+    return value
+
+
+def known_studies() -> list[str]:
+    """Names of the studies that come with raylab."""
+    folder = importlib.resources.files("search_spaces")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars (`no` is Norwegian, not false; `5e-4` is a number), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, Hashable) or key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise InputError(f"{name_or_path}: there is no such study file")
+    resource = importlib.resources.files("search_spaces") / f"{name_or_path}.yaml"
+    if not resource.is_file():
+        near = difflib.get_close_matches(name_or_path, known_studies(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the studies are {', '.join(known_studies())}"
+        raise InputError(f"{name_or_path}: no study of this name, and no such file; {hint}")
+    return Path(str(resource))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; a study file is UTF-8 text") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise InputError.at(path, line, f"not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: found {type(raw).__name__} at the top; a study is a mapping with `study:` and `languages:`")
+    return raw
+
+
+def _assign(raw: dict[str, Any], assignment: str) -> None:
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {assignment}: an assignment looks like pretrain.steps=500")
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError:
+        raise InputError(f"--set {assignment}: {text!r} is not a YAML value") from None
+    *parents, last = path.split(".")
+    section = raw
+    for depth, parent in enumerate(parents):
+        inside = section.setdefault(parent, {})
+        if inside is None:
+            inside = section[parent] = {}
+        if not isinstance(inside, dict):
+            raise InputError(f"--set {assignment}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+        section = inside
+    section[last] = value
+
+
+def _first_problem(error: ValidationError, raw: Mapping[str, Any]) -> str:
+    # A union reports one problem per branch, with the branch's name in the path: the deepest real place is the same.
+    problem = error.errors()[0]
+    place: list[str] = []
+    inside: Any = raw
+    for part in problem["loc"]:
+        if isinstance(inside, Mapping) and (part in inside or problem["type"] == "missing"):
+            inside = inside.get(part)
+        elif isinstance(inside, list | tuple) and isinstance(part, int) and part < len(inside):
+            inside = inside[part]
+        else:
+            continue
+        place.append(str(part))
+    where = ".".join(place)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{where}: missing; every study needs it"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown field{_near_field(place)}"
+    if isinstance(inside, Mapping) and problem["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"{where}: found {inside!r}; {message[0].lower()}{message[1:]}"
+
+
+def _near_field(place: list[str]) -> str:
+    model: Any = StudyConfig
+    for part in place[:-1]:
+        model = _model_of(model.model_fields[part].annotation)
+        if model is None:
+            return ""
+    names = list(model.model_fields)
+    near = difflib.get_close_matches(place[-1], names, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(names)}"
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _check_across_fields(study: StudyConfig, origin: str) -> None:
+    if not study.languages:
+        raise InputError(f"{origin}: languages: found no language set; one such as [en, fr] is needed")
+    for index, languages in enumerate(study.languages):
+        if not languages or len(set(languages)) != len(languages):
+            raise InputError(f"{origin}: languages.{index}: found {list(languages)}; a set of different languages is needed")
+    for name in ("variants", "seeds"):
+        values = getattr(study, name)
+        if not values or len(set(values)) != len(values):
+            raise InputError(f"{origin}: {name}: found {list(values)}; different values, at least one, are needed")
+    known = {language for languages in study.languages for language in languages}
+    for language in study.data.subsample:
+        if language not in known:
+            raise InputError(f"{origin}: data.subsample.{language}: not a language of this study; those are {sorted(known)}")
+    if study.pretrain.sequence_length > study.model.max_length:
+        raise InputError(
+            f"{origin}: pretrain.sequence_length: found {study.pretrain.sequence_length}; "
+            f"at most model.max_length, {study.model.max_length}"
+        )
+    if study.finetune and study.finetune.max_length > study.model.max_length:
+        raise InputError(
+            f"{origin}: finetune.max_length: found {study.finetune.max_length}; at most model.max_length, {study.model.max_length}"
+        )
+    if study.scaling.num_workers > 1:
+        raise InputError(
+            f"{origin}: scaling.num_workers: found {study.scaling.num_workers}; this version trains a job in one process, 1"
+        )
+    if study.search:
+        _check_search(study, study.search, origin)
+
+
+def _check_search(study: StudyConfig, search: SearchConfig, origin: str) -> None:
+    if not search.space:
+        raise InputError(f"{origin}: search.space: empty; name at least one field, such as pretrain.temperature")
+    for path, distribution in search.space.items():
+        where = f"{origin}: search.space.{path}"
+        section, _, field = path.partition(".")
+        fields = list(type(getattr(study, section)).model_fields) if section in SEARCHABLE_SECTIONS else []
+        if field not in fields:
+            near = difflib.get_close_matches(path, [f"{s}.{f}" for s in SEARCHABLE_SECTIONS for f in type(getattr(study, s)).model_fields], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"a field of {', '.join(SEARCHABLE_SECTIONS)} is needed"
+            raise InputError(f"{where}: no such field to search; {hint}")
+        for value in _extremes(distribution, where):
+            try:
+                with_values(study.model_copy(update={"search": None}), {path: value})
+            except InputError as error:
+                raise InputError(f"{where}: {value!r} is not a value of this field ({str(error).partition(': ')[2]})") from None
+    settings = study.finetune.settings if study.finetune else ()
+    tasks = study.finetune.tasks if study.finetune else ()
+    for name in search.objective:
+        setting, _, what = name.partition("/")
+        if setting not in settings or what not in ("mean", *tasks):
+            allowed = [f"{s}/{w}" for s in settings for w in ("mean", *tasks)]
+            raise InputError(f"{origin}: search.objective.{name}: no such score in this study; one of {', '.join(allowed)}")
+    if not search.objective:
+        raise InputError(f"{origin}: search.objective: empty; name at least one score, such as within/mean: max")
+    if all(variant == "mono" for variant in search.variants or study.variants):
+        raise InputError(f"{origin}: search.variants: nothing to search: a variant other than mono is needed")
+
+
+def _extremes(distribution: Mapping[str, Any], where: str) -> list[Any]:
+    if len(distribution) != 1 or next(iter(distribution)) not in DISTRIBUTIONS:
+        raise InputError(f"{where}: found {dict(distribution)}; one of {', '.join(DISTRIBUTIONS)} is needed, e.g. uniform: [1, 5]")
+    (kind, values), *_ = distribution.items()
+    if not isinstance(values, list | tuple) or not values:
+        raise InputError(f"{where}.{kind}: found {values!r}; a list is needed")
+    if kind == "choice":
+        return list(values)
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) != 2 or len(values) != 2 or numbers[0] >= numbers[1]:
+        raise InputError(f"{where}.{kind}: found {list(values)}; [low, high] with low < high is needed")
+    if kind == "loguniform" and numbers[0] <= 0:
+        raise InputError(f"{where}.{kind}: found {list(values)}; a logarithmic range starts above 0")
+    if kind == "int" and any(value != int(value) for value in numbers):
+        raise InputError(f"{where}.{kind}: found {list(values)}; whole numbers are needed")
+    return [int(value) for value in numbers] if kind == "int" else numbers

@@ -1,0 +1,128 @@
+"""A study file is read as it is meant, or refused with one line that says where and what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raylab.errors import InputError
+from raylab.study import known_studies, load_study, value_at, with_values
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write_study(text: str) -> str:
+        path = tmp_path / "study.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write_study
+
+
+def test_every_study_that_comes_with_raylab_is_valid() -> None:
+    assert "demo" in known_studies()
+    for name in known_studies():
+        assert load_study(name).study == name
+
+
+def test_a_study_needs_only_a_name_and_languages(write) -> None:
+    study = load_study(write("study: s\nlanguages: [[en, fr]]\n"))
+    assert study.variants == ("mono", "joint")
+    assert study.pretrain.temperature == 1.0
+
+
+def test_overrides_are_yaml_and_make_sections(write) -> None:
+    path = write("study: s\nlanguages: [[en, fr]]\npretrain:\n")
+    study = load_study(path, ["pretrain.learning_rate=1e-3", "model.dim=32", "seeds=[1, 2]"])
+    assert (study.pretrain.learning_rate, study.model.dim, study.seeds) == (1e-3, 32, (1, 2))
+
+
+def test_scalars_are_yaml_1_2(write) -> None:
+    study = load_study(write("study: s\nlanguages: [[no, en]]\npretrain: {learning_rate: 5e-4}\nmeta: {relative: false}\n"))
+    assert study.languages == (("no", "en"),)
+    assert study.pretrain.learning_rate == 5e-4
+    assert study.meta.relative is False
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("study: s\nlanguages: [[en, fr]]\nvariant: [mono]\n", ["variant: unknown field", "did you mean variants?"]),
+        ("study: s\nlanguages: [[en, fr]]\nvariants: [mono, jiont]\n", ["variants.1", "'jiont'", "'joint'"]),
+        ("study: s\nlanguages: [[en, fr]]\nfinetune: {tasks: [nerr]}\n", ["finetune.tasks.0", "'nerr'", "'ner'"]),
+        ("study: s\nlanguages: [[en, fr]]\nmodel: {dim: 64, num_heads: 5}\n", ["model", "5 does not divide dim 64", "4, 8"]),
+        ("study: s\nlanguages: [[en, en]]\n", ["languages.0", "['en', 'en']"]),
+        ("study: s\nlanguages: []\n", ["languages", "[en, fr]"]),
+        ("study: s\n", ["languages: missing"]),
+        ("study: s\nstudy: t\nlanguages: [[en, fr]]\n", [":2:", "'study' stands twice"]),
+        ("study: [s\n", ["not valid YAML"]),
+        ("- a\n- b\n", ["found list at the top"]),
+        ("study: s\nlanguages: [[en, fr]]\ndata: {subsample: {de: 5}}\n", ["data.subsample.de", "['en', 'fr']"]),
+        ("study: s\nlanguages: [[en, fr]]\npretrain: {sequence_length: 600}\n", ["pretrain.sequence_length", "600", "512"]),
+        ("study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [16]}}\n", ["finetune.grid", "learning_rate"]),
+        ("study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [1.5], learning_rate: [1]}}\n", ["whole numbers"]),
+        ("study: s\nlanguages: [[en, fr]]\nmeta: {inner_lr: soon}\n", ["meta.inner_lr", "'soon'"]),
+        ("study: s\nlanguages: [[en, fr]]\nscaling: {num_workers: 4}\n", ["scaling.num_workers", "4"]),
+        (
+            "study: s\nlanguages: [[en, fr]]\nsearch: {space: {pretrain.temperatur: {uniform: [1, 2]}}}\n",
+            ["search.space.pretrain.temperatur", "did you mean pretrain.temperature?"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nsearch: {space: {finetune.epochs: {int: [1, 2]}}}\n",
+            ["search.space.finetune.epochs", "no such field"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nsearch: {space: {pretrain.temperature: {uniform: [0, 2]}}}\n",
+            ["search.space.pretrain.temperature", "0 is not a value"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nsearch: {space: {pretrain.temperature: {normal: [0, 2]}}}\n",
+            ["search.space.pretrain.temperature", "uniform, loguniform, int, choice"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nsearch: {space: {pretrain.temperature: {uniform: [2, 1]}}}\n",
+            ["pretrain.temperature.uniform", "low < high"],
+        ),
+        ("study: s\nlanguages: [[en, fr]]\nsearch: {space: {}}\n", ["search.space: empty"]),
+        (
+            "study: s\nlanguages: [[en, fr]]\nsearch: {space: {pretrain.temperature: {uniform: [1, 2]}}, objective: {within/qa: max}}\n",
+            ["search.objective.within/qa", "within/ner"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nvariants: [mono]\nsearch: {space: {pretrain.temperature: {uniform: [1, 2]}}}\n",
+            ["search.variants", "other than mono"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(write, text: str, parts: list[str]) -> None:
+    path = write(text)
+    with pytest.raises(InputError) as caught:
+        load_study(path)
+    message = str(caught.value)
+    assert message.startswith(path)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_missing_study_names_the_near_one() -> None:
+    with pytest.raises(InputError, match="did you mean demo"):
+        load_study("dmeo")
+    with pytest.raises(InputError, match="no such study file"):
+        load_study("nowhere/study.yaml")
+
+
+@pytest.mark.parametrize("assignment", ["pretrain.steps", "=3", "study.a=1", "pretrain.steps=[1"])
+def test_a_malformed_assignment_is_refused(assignment: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        load_study("demo", [assignment])
+
+
+def test_values_are_set_by_dotted_path_and_checked() -> None:
+    study = load_study("demo")
+    changed = with_values(study, {"pretrain.temperature": 3.0, "model.adapter_ratio": 0.5})
+    assert value_at(changed, "pretrain.temperature") == 3.0
+    assert value_at(study, "pretrain.temperature") != 3.0
+    with pytest.raises(InputError, match=r"model\.adapter_ratio"):
+        with_values(study, {"model.adapter_ratio": -1})
