@@ -100,6 +100,9 @@ class _StopRequested(tune.Stopper):  # type: ignore[misc]
     def __init__(self, requested: threading.Event) -> None:
         self._requested = requested
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as the searcher's
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
@@ -117,7 +120,7 @@ def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, folder: Path, stop: 
         stop: Set to end early.
     """
     for name in ("ray.tune", "ray.train", "ray._private"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the progress lines say what failed
     resources = {"CPU": scaling.cpus_per_worker, "GPU": 1 if scaling.use_gpu else 0}
     tuner = tune.Tuner(
         tune.with_resources(JobWorker, resources),

@@ -23,9 +23,6 @@ STEP_SECONDS = 4e-3
 PREPARE_SECONDS = 5.0
 """A preparation, before any was timed."""
 
-SENTENCES = 2000
-"""Training sentences of a finetune job whose data set is not limited."""
-
 SENTENCE_TOKENS = 24
 """Subwords of one sentence of a task."""
 
@@ -37,12 +34,14 @@ class Estimator:
 
     Args:
         storage: Where earlier sweeps left the ratios of real to estimated time.
-        config_of: The configuration of a job's checkpoint, by key, for finetune jobs.
+        jobs: The jobs that finetune jobs start from, by key.
+        sizes: Training examples by task and language.
     """
 
-    def __init__(self, storage: Storage, config_of: Callable[[str], Job | None]) -> None:
+    def __init__(self, storage: Storage, jobs: Mapping[str, Job], sizes: Mapping[tuple[str, str], int]) -> None:
         self._path = storage.root / _SPEEDS
-        self._config_of = config_of
+        self._jobs = jobs
+        self._sizes = sizes
         self._ratios: defaultdict[str, list[float]] = defaultdict(list)
         if self._path.is_file():
             self._ratios.update(json.loads(self._path.read_text(encoding="utf-8")))
@@ -73,11 +72,11 @@ class Estimator:
                 passes += (7 + 3 * len(config.languages)) / config.meta.meta_every
             return config.pretrain.steps * (passes * forward / self._flops_per_second() + passes / 3 * STEP_SECONDS)
         if isinstance(job.config, FinetuneJob):
-            checkpoint = self._config_of(job.inputs[0])
-            assert checkpoint is not None
-            assert isinstance(checkpoint.config, PretrainJob)
-            sentences = job.config.max_examples or SENTENCES
-            forward = SENTENCE_TOKENS * _forward_flops(checkpoint.config.model, checkpoint.config.variant, SENTENCE_TOKENS)
+            model = self._jobs[job.inputs[0]].config
+            assert isinstance(model, PretrainJob)
+            sentences = self._sizes[job.config.task, job.config.train_language]
+            sentences = min(sentences, job.config.max_examples or sentences)
+            forward = SENTENCE_TOKENS * _forward_flops(model.model, model.variant, SENTENCE_TOKENS)
             epoch = 3.5 * sentences * forward / self._flops_per_second() + sentences / job.config.batch_size * STEP_SECONDS
             return job.config.epochs * epoch
         return PREPARE_SECONDS

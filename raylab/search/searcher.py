@@ -76,6 +76,9 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         self.results: dict[str, Mapping[str, Any]] = {}
         self.errors: dict[str, tuple[str, bool]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher to restore a Tuner; a sweep goes on from the storage instead
+
     def begin(self, plan: Plan) -> None:
         """Take the study's own jobs, and the trials that an interrupted sweep left."""
         self._add(plan)

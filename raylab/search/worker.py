@@ -12,7 +12,6 @@ from ray import tune
 from raylab.data.source import Source
 from raylab.errors import InputError
 from raylab.search.execution import Execution
-from raylab.search.plan import Job
 from raylab.search.storage import Storage
 from raylab.train.memory import keep_freed_memory
 
@@ -35,9 +34,9 @@ class JobWorker(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin the next job in this actor."""
-        self._config = new_config
-        self._job: Job = new_config["job"]
-        self._storage = Storage(Path(new_config["storage"]))
+        # Names apart from the base class's own attributes.
+        self._job_settings = new_config
+        self._results = Storage(Path(new_config["storage"]))
         self._execution: Execution | None = None
         return True
 
@@ -47,11 +46,11 @@ class JobWorker(tune.Trainable):  # type: ignore[misc]
             before = []
             if self._execution is None:
                 self._execution = Execution(
-                    self._job,
-                    self._storage,
-                    Source(Path(self._config["source"])),
-                    self._config["device"],
-                    self._config["checkpoint_seconds"],
+                    self._job_settings["job"],
+                    self._results,
+                    Source(Path(self._job_settings["source"])),
+                    self._job_settings["device"],
+                    self._job_settings["checkpoint_seconds"],
                 )
                 before = list(self._execution.history)
             fresh, done = self._execution.advance(REPORT_SECONDS)
@@ -71,7 +70,7 @@ class JobWorker(tune.Trainable):  # type: ignore[misc]
 
     def _give_up(self, error: str, *, bad_input: bool) -> dict[str, Any]:
         self._execution = None
-        folder = self._storage.folder(self._job.key)
+        folder = self._results.folder(self._job_settings["job"].key)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         return {"done": True, "error": error, "bad_input": bad_input}

@@ -1,0 +1,271 @@
+"""MLflow, written by the driver only, from one background thread.
+
+What a job leaves in the storage is the record; MLflow is made from it. So a server that goes away loses nothing: what
+it missed is logged when it is back, or by the next sweep of the study, which compares the two.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# Read by MLflow at import and at every request: a server that is away must not hold the driver for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunStatus, ViewType
+from mlflow.exceptions import MlflowException
+
+from raylab.config import StudyConfig
+from raylab.errors import InputError
+from raylab.search.plan import Job
+
+METRICS_PER_BATCH = 1000
+"""MLflow's own limit of one request."""
+
+PATIENCE_SECONDS = 5.0
+"""Between two tries while the server is away."""
+
+Fresh = Iterable[tuple[str, float, int, int]]
+
+
+class Tracker:
+    """Logs one run per job into the study's experiment; a listener of the sweep.
+
+    Args:
+        uri: MLflow's tracking URI.
+        study: The study: its name is the experiment's.
+        jobs_folder: Where the jobs' folders lie, for the `output` tag.
+        artifacts: Where a database without a server keeps artifacts.
+
+    Raises:
+        InputError: Nothing answers at the URI, or the experiment is marked deleted there.
+    """
+
+    def __init__(self, uri: str, study: StudyConfig, jobs_folder: Path, artifacts: Path) -> None:
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.uri = uri
+        self._study = study
+        self._jobs_folder = jobs_folder
+        try:
+            self._client = MlflowClient(uri)
+            self.experiment = self._experiment(artifacts)
+            self._runs = dict(self._existing())
+        except InputError:
+            raise
+        except Exception as error:  # MLflow's, SQLAlchemy's, requests': one for each kind of store
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"--tracking-uri {uri}: no MLflow tracking store answers there ({reason[:200]})") from None
+        self._live: dict[str, str] = {}
+        self._events: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._log_events, name="tracking", daemon=True)
+        self._thread.start()
+        self.unlogged = 0
+
+    # What a listener hears. Each only queues: the driver never waits for MLflow.
+
+    def started(self, job: Job) -> None:
+        """Begin the job's run, in place of one that an interrupted sweep left."""
+        self._events.put((self._start, job))
+
+    def measured(self, job: Job, fresh: Fresh, progress: float) -> None:
+        """Add measurements to the job's run."""
+        self._events.put((self._measure, job, list(fresh)))
+
+    def done(self, job: Job, record: Mapping[str, Any], *, found: bool) -> None:
+        """Complete the job's run, or log it whole where the study's experiment lacks it."""
+        if found and self._runs.get(job.key, ("", ""))[1] == "FINISHED":
+            return
+        self._events.put((self._finish, job, record))
+
+    def failed(self, job: Job, error: str, skipped: list[Job]) -> None:
+        """Mark the job's run as failed."""
+        self._events.put((self._fail, job, error))
+
+    def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
+        """Log one trial of the search: its values as parameters, its objectives as metrics."""
+        self._events.put((self._trial, number, values, scores))
+
+    def summaries(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Log one summary run per language set and variant, in place of the earlier ones."""
+        self._events.put((self._summaries, list(rows)))
+
+    def flush(self, seconds: float = 60.0) -> bool:
+        """Wait until all that was heard is logged; whether it is."""
+        written = threading.Event()
+        self._events.put((written.set,))
+        return written.wait(seconds)
+
+    def close(self, seconds: float = 30.0) -> None:
+        """Log what is left, and stop."""
+        self._events.put(None)
+        self._thread.join(seconds)
+        self.unlogged = self._events.qsize()
+
+    # The background thread.
+
+    def _log_events(self) -> None:
+        while (event := self._events.get()) is not None:
+            action, *arguments = event
+            while True:
+                try:
+                    action(*arguments)
+                    break
+                except MlflowException as error:
+                    if error.get_http_status_code() < 500:
+                        logging.getLogger(__name__).error("MLflow refused to log: %s", error)
+                        break
+                    time.sleep(PATIENCE_SECONDS)
+                except Exception:  # the connection's, of whatever library
+                    time.sleep(PATIENCE_SECONDS)
+
+    def _start(self, job: Job) -> None:
+        stale = self._live.pop(job.key, None) or self._runs.pop(job.key, ("", ""))[0]
+        if stale:
+            self._client.delete_run(stale)
+        self._create(job, int(time.time() * 1000))
+
+    def _create(self, job: Job, started: int) -> str:
+        tags = {"kind": job.kind, "key": job.key, "study": self._study.study, **job.labels}
+        tags["output"] = str(self._jobs_folder / job.key)
+        run = self._client.create_run(self.experiment, start_time=started, tags=tags, run_name=job.name)
+        config = job.config.model_dump(mode="json")
+        self._client.log_batch(run.info.run_id, params=_params({"finetune": config} if job.kind == "finetune" else config))
+        self._live[job.key] = run.info.run_id
+        return str(run.info.run_id)
+
+    def _measure(self, job: Job, fresh: list[tuple[str, float, int, int]]) -> None:
+        metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in fresh]
+        for first in range(0, len(metrics), METRICS_PER_BATCH):
+            self._client.log_batch(self._live[job.key], metrics=metrics[first : first + METRICS_PER_BATCH])
+
+    def _finish(self, job: Job, record: Mapping[str, Any]) -> None:
+        if job.key not in self._live:
+            stale, _ = self._runs.pop(job.key, ("", ""))
+            if stale:
+                self._client.delete_run(stale)
+            self._create(job, int(record["started"] * 1000))
+            self._measure(job, record["history"])
+        ended = int(record["ended"] * 1000)
+        final = {**final_metrics(record["kind"], record["result"]), "seconds": record["seconds"]}
+        run_id = self._live[job.key]
+        self._client.log_batch(run_id, metrics=[Metric(name, value, ended, 0) for name, value in final.items()])
+        self._client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), ended)
+        del self._live[job.key]
+
+    def _fail(self, job: Job, error: str) -> None:
+        if job.key not in self._live:
+            self._start(job)
+        run_id = self._live.pop(job.key)
+        self._client.set_tag(run_id, "error", error[:5000])
+        self._client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED))
+
+    def _trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
+        self._replace("trial", {"trial": str(number)}, f"trial {number}", values, scores or {}, failed=scores is None)
+
+    def _summaries(self, rows: list[Mapping[str, Any]]) -> None:
+        for row in rows:
+            tags = {name: str(row[name]) for name in ("variant", "languages", "recipe") if row.get(name)}
+            place = {name: tags[name] for name in ("variant", "languages")}
+            name = f"{row['variant']} {row['languages']}"
+            self._replace("summary", place, name, row.get("params", {}), row["metrics"], tags=tags)
+
+    def _replace(
+        self,
+        kind: str,
+        place: Mapping[str, str],
+        name: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        *,
+        tags: Mapping[str, str] | None = None,
+        failed: bool = False,
+    ) -> None:
+        """Log a run of this kind at this place (tags that name it), in place of the one before."""
+        condition = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in {"kind": kind, **place}.items())
+        before = self._client.search_runs([self.experiment], condition)
+        all_tags = {"kind": kind, "study": self._study.study, **place, **(tags or {})}
+        run_id = self._client.create_run(self.experiment, tags=all_tags, run_name=name).info.run_id
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()], params=_params(params)
+        )
+        self._client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED if failed else RunStatus.FINISHED))
+        for run in before:
+            self._client.delete_run(run.info.run_id)
+
+    def _experiment(self, artifacts: Path) -> str:
+        name = self._study.study
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            local = None if self.uri.startswith(("http://", "https://", "databricks")) else (artifacts / name).as_uri()
+            experiment = str(self._client.create_experiment(name, artifact_location=local))
+        elif found.lifecycle_stage != "active":
+            raise InputError(
+                f"--tracking-uri {self.uri}: the experiment {name} is deleted there; restore it (mlflow experiments restore "
+                f"-x {found.experiment_id}) or give the study another name"
+            )
+        else:
+            experiment = str(found.experiment_id)
+        self._client.set_experiment_tag(experiment, "raylab.study", self._study.model_dump_json())
+        if self._study.description:
+            self._client.set_experiment_tag(experiment, "mlflow.note.content", self._study.description)
+        return experiment
+
+    def _existing(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self.experiment], "tags.key LIKE '%'", ViewType.ACTIVE_ONLY, max_results=5000, page_token=token
+            )
+            for run in page:
+                yield run.data.tags["key"], (run.info.run_id, run.info.status)
+            token = page.token
+            if not token:
+                return
+
+
+def final_metrics(kind: str, result: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that a job's result adds to its history.
+
+    A finetune job gives `chosen_epoch`, `selection` and SPLIT/METRIC/LANGUAGE; any other its numbers by path.
+    """
+    if kind == "finetune":
+        scores = {
+            f"{split}/{metric}/{language}": value
+            for split, languages in result["scores"].items()
+            for language, metrics in languages.items()
+            for metric, value in metrics.items()
+        }
+        return {"chosen_epoch": result["chosen_epoch"], "selection": result["selection"], **scores}
+    return dict(_numbers(result))
+
+
+def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for name, inside in value.items():
+            yield from _numbers(inside, f"{path}/{name}" if path else name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, float(value)
+
+
+def _params(config: Mapping[str, Any]) -> list[Param]:
+    return [Param(name, value) for name, value in _leaves(config)]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for name, inside in value.items():
+            yield from _leaves(inside, f"{path}.{name}" if path else name)
+    elif value is not None:
+        yield path, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
