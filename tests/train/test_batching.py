@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raylab.seeding import generator
+from raylab.train.batching import evaluation_batches, training_batches
+
+LENGTHS = st.lists(st.integers(1, 128), min_size=1, max_size=60).map(np.array)
+
+
+@given(LENGTHS, st.integers(1, 16), st.integers(0, 3))
+def test_every_example_is_in_one_batch(lengths: np.ndarray, batch_size: int, seed: int) -> None:
+    for batches in (
+        training_batches(lengths, batch_size, generator(seed)),
+        evaluation_batches(lengths, batch_size),
+    ):
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+        assert max(map(len, batches)) <= batch_size
+        assert len(batches) == -(-len(lengths) // batch_size)
+
+
+def test_epochs_differ_and_little_is_padded() -> None:
+    lengths = np.random.default_rng(0).integers(5, 100, size=800)
+    first, again, second = (training_batches(lengths, 16, generator(epoch)) for epoch in (1, 1, 2))
+    assert [batch.tolist() for batch in first] == [batch.tolist() for batch in again]
+    assert {frozenset(batch.tolist()) for batch in first}.isdisjoint(frozenset(batch.tolist()) for batch in second)
+    padded = sum(len(batch) * lengths[batch].max() for batch in first)
+    assert padded < 1.25 * lengths.sum()  # in random batches it is about 1.8
+    means = [lengths[batch].mean() for batch in first]
+    assert means != sorted(means)
