@@ -24,7 +24,6 @@ lint: install
 
 bench: install
 	$(RUN) -m benchmarks.orchestration
-	$(RUN) -m benchmarks.training
 
 install: $(VENV)/installed
 

@@ -1,0 +1,1 @@
+"""raylab: which languages hurt each other inside one pretrained model, why, and what mends it."""

@@ -31,7 +31,9 @@ class _Config(BaseModel):
 class DataConfig(_Config):
     """Where text and labelled data come from, and how text becomes tokens."""
 
-    source: str = Field("demo", description="`demo` (generated, no download) or a folder: text/LANG, ner/LANG, pos/LANG.")
+    source: str = Field(
+        "demo", description="`demo` (generated, no download) or a folder: text/LANG, ner/LANG, pos/LANG."
+    )
     demo_scale: Positive = Field(1e-3, description="Demo corpora: sentences, as a fraction of the paper's Table 1.")
     demo_seed: int = Field(0, description="Seed of the demo's generator.")
     vocab_size: PositiveInt = Field(2000, description="Subword vocabulary, shared by one language set, in pieces.")
@@ -41,7 +43,9 @@ class DataConfig(_Config):
     meta_fraction: Fraction = Field(
         0.02, description="Share of the training sentences held out, by content hash, as the `meta` split."
     )
-    invalid_utf8: Literal["stop", "skip"] = Field("stop", description="On a line that is not UTF-8: stop, or skip and count it.")
+    invalid_utf8: Literal["stop", "skip"] = Field(
+        "stop", description="On a line that is not UTF-8: stop, or skip and count it."
+    )
 
 
 class ModelConfig(_Config):
@@ -77,12 +81,16 @@ class PretrainConfig(_Config):
 
     steps: PositiveInt = Field(300, description="Optimizer steps; each is one batch of one language.")
     batch_size: PositiveInt = Field(32, description="Sequences per step.")
-    sequence_length: PositiveInt = Field(64, description="Tokens per sequence; streams are cut to it, nothing is padded.")
+    sequence_length: PositiveInt = Field(
+        64, description="Tokens per sequence; streams are cut to it, nothing is padded."
+    )
     temperature: Positive = Field(1.0, description="T of language sampling, P_i ~ (L_i / sum_j L_j)^(1/T).")
     mask_probability: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.15, description="Share of tokens predicted.")
     learning_rate: Positive = Field(5e-4, description="Peak of the inverse-square-root schedule.")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="Steps of linear warm-up to the peak.")
-    clip_norm: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Clip gradients to this L2 norm; 0: do not clip.")
+    clip_norm: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="Clip gradients to this L2 norm; 0: do not clip."
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; master weights stay float32.")
     valid_every: PositiveInt = Field(100, description="Steps between two measurements of validation perplexity.")
     valid_batches: PositiveInt = Field(8, description="Most batches per language in one such measurement.")
@@ -91,14 +99,20 @@ class PretrainConfig(_Config):
 class MetaConfig(_Config):
     """The bilevel step of `meta_adapter` (paper, Eq. 3 to 5 and 8)."""
 
-    method: Literal["finite_difference", "exact"] = Field("finite_difference", description="How H v is computed.")
+    method: Literal["finite_difference", "forward_difference", "exact"] = Field(
+        "finite_difference", description="How H v is computed."
+    )
     epsilon: Positive = Field(0.1, description="Step of the finite difference.")
     relative: bool = Field(True, description="Divide epsilon by ||v||_2; false: the paper's absolute step.")
     inner_lr: Positive | Literal["current"] = Field(
         "current", description="beta of the inner step; `current`: the schedule's learning rate, as in the paper."
     )
-    meta_every: PositiveInt = Field(1, description="Do the meta step on every k-th step; between, the adapters train plainly.")
-    batch_size: PositiveInt | None = Field(None, description="Sequences per language in a validation batch; default: pretrain's.")
+    meta_every: PositiveInt = Field(
+        1, description="Do the meta step on every k-th step; between, the adapters train plainly."
+    )
+    batch_size: PositiveInt | None = Field(
+        None, description="Sequences per language in a validation batch; default: pretrain's."
+    )
     fidelity_every: Annotated[int, Field(ge=0)] = Field(
         100, description="Steps between two logs of the cosine with an exact product; 0: never."
     )
@@ -108,12 +122,16 @@ class FinetuneConfig(_Config):
     """Finetuning of every checkpoint on the downstream tasks."""
 
     tasks: tuple[TaskName, ...] = Field(("ner", "pos"), description="Downstream tasks.")
-    settings: tuple[Setting, ...] = Field(("within", "zero_shot"), description="Train and test languages alike, or source to target.")
+    settings: tuple[Setting, ...] = Field(
+        ("within", "zero_shot"), description="Train and test languages alike, or source to target."
+    )
     epochs: PositiveInt = Field(10, description="Passes over the training set; the best on dev is kept.")
-    max_length: PositiveInt = Field(128, description="Longest sentence, in subwords; what is beyond is cut, and counted.")
+    max_length: PositiveInt = Field(
+        128, description="Longest sentence, in subwords; what is beyond is cut, and counted."
+    )
     max_examples: PositiveInt | None = Field(None, description="Most training examples to use; default: all.")
     grid: dict[Literal["batch_size", "learning_rate"], tuple[float, ...]] = Field(
-        default_factory=lambda: {"batch_size": (16, 32), "learning_rate": (2e-5, 3e-5, 5e-5)},
+        {"batch_size": (16, 32), "learning_rate": (2e-5, 3e-5, 5e-5)},
         description="Values searched for each checkpoint, task and language (paper, Appendix A).",
     )
 
@@ -133,16 +151,21 @@ class SearchConfig(_Config):
     """Search over pretraining configurations with Optuna, on top of the grid of languages, variants and seeds."""
 
     num_samples: PositiveInt = Field(20, description="Configurations to try, the study's own included.")
-    space: dict[str, dict[str, Any]] = Field(description="Dotted path of a field: {uniform|loguniform|int: [low, high]} or {choice: [...]}.")
+    space: dict[str, dict[str, Any]] = Field(
+        description="Dotted path of a field: {uniform|loguniform|int: [low, high]} or {choice: [...]}."
+    )
     objective: dict[str, Direction] = Field(
-        default_factory=lambda: {"within/mean": "max", "zero_shot/mean": "max"},
+        {"within/mean": "max", "zero_shot/mean": "max"},
         description="Dev scores to optimise: SETTING/mean or SETTING/TASK; more than one gives a Pareto front.",
     )
-    variants: tuple[Variant, ...] | None = Field(None, description="Variants that the search trains; default: all but mono.")
+    variants: tuple[Variant, ...] | None = Field(
+        None, description="Variants that the search trains; default: all but mono."
+    )
     sampler: Literal["tpe", "random"] = Field("tpe", description="Optuna's sampler.")
     seed: int = Field(0, description="Seed of the sampler.")
     concurrency: PositiveInt | None = Field(
-        None, description="Most trials under way at once; 1: later trials never depend on timing; default: as many as keep every worker busy."
+        None,
+        description="Most trials under way at once; 1: no trial depends on timing; default: enough for every worker.",
     )
     storage: str | None = Field(None, description="Optuna's storage URL; default: SQLite in the study's folder.")
 
@@ -159,10 +182,14 @@ class ScalingConfig(_Config):
 class StudyConfig(_Config):
     """One study: one YAML file in `search_spaces/`."""
 
-    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(description="Name: of the MLflow experiment too.")
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
+        description="Name: of the MLflow experiment too."
+    )
     description: str = Field("", description="One sentence on what the study asks.")
     data: DataConfig = DataConfig()
-    languages: tuple[tuple[Language, ...], ...] = Field(description="Language sets; the first of each is the source language.")
+    languages: tuple[tuple[Language, ...], ...] = Field(
+        description="Language sets; the first of each is the source language."
+    )
     variants: tuple[Variant, ...] = Field(("mono", "joint"), description="Models trained for each language set.")
     seeds: tuple[int, ...] = Field((0,), description="One model of each kind per seed.")
     model: ModelConfig = ModelConfig()

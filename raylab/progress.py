@@ -84,7 +84,9 @@ class ProgressLines:
 
     def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
         """Say how good a trial of the search was."""
-        shown = ", ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in values.items())
+        shown = ", ".join(
+            f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in values.items()
+        )
         good = ", ".join(f"{name} {score:.1f}" for name, score in scores.items()) if scores else "failed"
         self._line(f"trial {number} ({shown}): {good}")
 
@@ -92,7 +94,13 @@ class ProgressLines:
         self._last_line = time.monotonic()
         ended = self._graph.count(*ENDED)
         total = len(self._graph.jobs)
-        self._console.print(f"[{ended:>{len(str(total))}}/{total}, {self._left()} left] ".replace("[", "\\["), text, sep="", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"[{ended:>{len(str(total))}}/{total}, {self._left()} left] ".replace("[", "\\["),
+            text,
+            sep="",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def _refresh(self) -> None:
         if self._console.is_terminal:
@@ -116,18 +124,24 @@ class ProgressLines:
         return _clock(seconds / self._slots)
 
 
-def summary_of_plan(jobs: Mapping[str, Job], is_finished: Callable[[str], bool], estimator: Estimator, slots: int) -> str:
+def summary_of_plan(
+    jobs: Mapping[str, Job], is_finished: Callable[[str], bool], estimator: Estimator, slots: int
+) -> str:
     """One line: how many jobs of each kind, how many are done, how long the others take."""
     missing = [job for key, job in jobs.items() if not is_finished(key)]
     kinds = {kind: sum(job.kind == kind for job in jobs.values()) for kind in ("prepare", "pretrain", "finetune")}
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     seconds = sum(estimator.seconds(job) for job in missing) / slots
-    return f"{len(jobs)} jobs ({counted}), {len(jobs) - len(missing)} done already, about {_clock(seconds)} for the others"
+    return (
+        f"{len(jobs)} jobs ({counted}), {len(jobs) - len(missing)} done already, about {_clock(seconds)} for the others"
+    )
 
 
 def _outcome(job: Job, result: Mapping[str, Any]) -> str:
     if job.kind == "pretrain":
-        return "perplexity " + ", ".join(f"{language} {value:.1f}" for language, value in result["valid_perplexity"].items())
+        return "perplexity " + ", ".join(
+            f"{language} {value:.1f}" for language, value in result["valid_perplexity"].items()
+        )
     if job.kind == "finetune":
         scores = {name: next(iter(metrics.values())) for name, metrics in result["scores"]["dev"].items()}
         return "dev " + ", ".join(f"{language} {value:.1f}" for language, value in scores.items())

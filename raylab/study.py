@@ -88,9 +88,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable) or key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -99,10 +101,14 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -123,7 +129,7 @@ def _find(name_or_path: str) -> Path:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; a study file is UTF-8 text") from None
     except yaml.MarkedYAMLError as error:
@@ -134,7 +140,9 @@ def _parse(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if not isinstance(raw, dict):
-        raise InputError(f"{path}: found {type(raw).__name__} at the top; a study is a mapping with `study:` and `languages:`")
+        raise InputError(
+            f"{path}: found {type(raw).__name__} at the top; a study is a mapping with `study:` and `languages:`"
+        )
     return raw
 
 
@@ -143,7 +151,7 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
     if not equals or not path:
         raise InputError(f"--set {assignment}: an assignment looks like pretrain.steps=500")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise InputError(f"--set {assignment}: {text!r} is not a YAML value") from None
     *parents, last = path.split(".")
@@ -205,7 +213,9 @@ def _check_across_fields(study: StudyConfig, origin: str) -> None:
         raise InputError(f"{origin}: languages: found no language set; one such as [en, fr] is needed")
     for index, languages in enumerate(study.languages):
         if not languages or len(set(languages)) != len(languages):
-            raise InputError(f"{origin}: languages.{index}: found {list(languages)}; a set of different languages is needed")
+            raise InputError(
+                f"{origin}: languages.{index}: found {list(languages)}; a set of different languages is needed"
+            )
     for name in ("variants", "seeds"):
         values = getattr(study, name)
         if not values or len(set(values)) != len(values):
@@ -213,7 +223,9 @@ def _check_across_fields(study: StudyConfig, origin: str) -> None:
     known = {language for languages in study.languages for language in languages}
     for language in study.data.subsample:
         if language not in known:
-            raise InputError(f"{origin}: data.subsample.{language}: not a language of this study; those are {sorted(known)}")
+            raise InputError(
+                f"{origin}: data.subsample.{language}: not a language of this study; those are {sorted(known)}"
+            )
     if study.pretrain.sequence_length > study.model.max_length:
         raise InputError(
             f"{origin}: pretrain.sequence_length: found {study.pretrain.sequence_length}; "
@@ -221,11 +233,12 @@ def _check_across_fields(study: StudyConfig, origin: str) -> None:
         )
     if study.finetune and study.finetune.max_length > study.model.max_length:
         raise InputError(
-            f"{origin}: finetune.max_length: found {study.finetune.max_length}; at most model.max_length, {study.model.max_length}"
+            f"{origin}: finetune.max_length: found {study.finetune.max_length}; "
+            f"at most model.max_length, {study.model.max_length}"
         )
     if study.scaling.num_workers > 1:
         raise InputError(
-            f"{origin}: scaling.num_workers: found {study.scaling.num_workers}; this version trains a job in one process, 1"
+            f"{origin}: scaling.num_workers: found {study.scaling.num_workers}; this version takes 1, a process a job"
         )
     if study.search:
         _check_search(study, study.search, origin)
@@ -239,21 +252,27 @@ def _check_search(study: StudyConfig, search: SearchConfig, origin: str) -> None
         section, _, field = path.partition(".")
         fields = list(type(getattr(study, section)).model_fields) if section in SEARCHABLE_SECTIONS else []
         if field not in fields:
-            near = difflib.get_close_matches(path, [f"{s}.{f}" for s in SEARCHABLE_SECTIONS for f in type(getattr(study, s)).model_fields], n=1)
+            near = difflib.get_close_matches(
+                path, [f"{s}.{f}" for s in SEARCHABLE_SECTIONS for f in type(getattr(study, s)).model_fields], n=1
+            )
             hint = f"did you mean {near[0]}?" if near else f"a field of {', '.join(SEARCHABLE_SECTIONS)} is needed"
             raise InputError(f"{where}: no such field to search; {hint}")
         for value in _extremes(distribution, where):
             try:
                 with_values(study.model_copy(update={"search": None}), {path: value})
             except InputError as error:
-                raise InputError(f"{where}: {value!r} is not a value of this field ({str(error).partition(': ')[2]})") from None
+                raise InputError(
+                    f"{where}: {value!r} is not a value of this field ({str(error).partition(': ')[2]})"
+                ) from None
     settings = study.finetune.settings if study.finetune else ()
     tasks = study.finetune.tasks if study.finetune else ()
     for name in search.objective:
         setting, _, what = name.partition("/")
         if setting not in settings or what not in ("mean", *tasks):
             allowed = [f"{s}/{w}" for s in settings for w in ("mean", *tasks)]
-            raise InputError(f"{origin}: search.objective.{name}: no such score in this study; one of {', '.join(allowed)}")
+            raise InputError(
+                f"{origin}: search.objective.{name}: no such score in this study; one of {', '.join(allowed)}"
+            )
     if not search.objective:
         raise InputError(f"{origin}: search.objective: empty; name at least one score, such as within/mean: max")
     if all(variant == "mono" for variant in search.variants or study.variants):
@@ -262,7 +281,9 @@ def _check_search(study: StudyConfig, search: SearchConfig, origin: str) -> None
 
 def _extremes(distribution: Mapping[str, Any], where: str) -> list[Any]:
     if len(distribution) != 1 or next(iter(distribution)) not in DISTRIBUTIONS:
-        raise InputError(f"{where}: found {dict(distribution)}; one of {', '.join(DISTRIBUTIONS)} is needed, e.g. uniform: [1, 5]")
+        raise InputError(
+            f"{where}: found {dict(distribution)}; one of {', '.join(DISTRIBUTIONS)} is needed, e.g. uniform: [1, 5]"
+        )
     (kind, values), *_ = distribution.items()
     if not isinstance(values, list | tuple) or not values:
         raise InputError(f"{where}.{kind}: found {values!r}; a list is needed")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from raylab.config import StudyConfig
+from raylab.config import StudyConfig, Variant
 from raylab.data.source import Source, open_source
 from raylab.errors import InputError
 from raylab.hashing import fingerprint
@@ -43,13 +43,40 @@ DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run the study; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m raylab.sweep", description=__doc__)
-    parser.add_argument("study", nargs="?", default="demo", help="a YAML file, or the name of a study that comes with raylab (default: demo)")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides", help="set a field of the study; may be repeated")
-    parser.add_argument("--storage", default="runs", metavar="DIR", help="where results lie, for all studies; every node must see it (default: runs)")
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: MLFLOW_TRACKING_URI, else a SQLite file in the storage)")
-    parser.add_argument("--address", metavar="RAY", help="a running Ray cluster (default: RAY_ADDRESS, else Ray starts in this machine)")
-    parser.add_argument("--dry-run", action="store_true", help="print the jobs, how many are done and how long the others take; run nothing")
-    parser.add_argument("--fresh", action="store_true", help="run every job of the study again, and its search from the start")
+    parser.add_argument(
+        "study",
+        nargs="?",
+        default="demo",
+        help="a YAML file, or the name of a study that comes with raylab (default: demo)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=C",
+        dest="overrides",
+        help="set a field of the study; may be repeated",
+    )
+    parser.add_argument(
+        "--storage",
+        default="runs",
+        metavar="DIR",
+        help="where results lie, for all studies; every node must see it (default: runs)",
+    )
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow (default: MLFLOW_TRACKING_URI, else a SQLite file in the storage)"
+    )
+    parser.add_argument(
+        "--address", metavar="RAY", help="a running Ray cluster (default: RAY_ADDRESS, else Ray starts in this machine)"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the jobs, how many are done and how long the others take; run nothing",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="run every job of the study again, and its search from the start"
+    )
     options = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
@@ -78,11 +105,15 @@ def dry_run(study: StudyConfig, storage: Storage, console: Console) -> int:
         console.print(f"{job.key}  {state:>8}  {job.name}", highlight=False, markup=False)
     _print_notes(jobs, console)
     slots = max(1, (os.cpu_count() or 1) // study.scaling.cpus_per_worker)
-    console.print(f"study {study.study}: {summary_of_plan(jobs.jobs, storage.is_finished, estimator, slots)}, {slots} at a time")
+    console.print(
+        f"study {study.study}: {summary_of_plan(jobs.jobs, storage.is_finished, estimator, slots)}, {slots} at a time"
+    )
     if study.search:
         trial = [job for job in plan(study, source, _searched_variants(study)).jobs.values() if job.kind != "prepare"]
         seconds = sum(estimator.seconds(job) for job in trial) / slots
-        console.print(f"search: {study.search.num_samples} trials of up to {len(trial)} jobs, at most about {seconds:.0f} s each")
+        console.print(
+            f"search: {study.search.num_samples} trials of up to {len(trial)} jobs, at most about {seconds:.0f} s each"
+        )
     return DONE
 
 
@@ -143,7 +174,7 @@ def sweep(
             lambda values: plan(with_values(study, values), source, _searched_variants(study)),
         )
         searcher.begin(jobs)
-        run_jobs(searcher, study.scaling, storage.study_folder(study.study), stop)
+        run_jobs(searcher, study.scaling, slots, storage.study_folder(study.study), stop)
     estimator.save()
     if stop.is_set():
         tracker.close()
@@ -200,8 +231,8 @@ def _conclude(
     tracker.close()
     if search is not None:
         _print_front(search, console)
-    for key, (error, _) in searcher.errors.items():
-        console.print(f"FAILED {searcher.graph.jobs[key].name}: {error}", markup=False)
+    for key, (reason, _) in searcher.errors.items():
+        console.print(f"FAILED {searcher.graph.jobs[key].name}: {reason}", markup=False)
         console.print(f"       {storage.folder(key) / 'error.txt'}", markup=False)
     if tracker.unlogged:
         console.print(f"MLflow at {uri} is away: the next sweep of this study logs what it missed")
@@ -226,12 +257,18 @@ def _print_places(study: StudyConfig, storage: Storage, uri: str, console: Conso
 
 def _print_front(search: TrialSearch, console: Console) -> None:
     several = len(search.config.objective) > 1
-    console.print("\nsearch: the trials that no other beats on every objective (dev scores)" if several else "\nsearch: the best trial (dev score)")
+    console.print(
+        "\nsearch: the trials that no other beats on every objective (dev scores)"
+        if several
+        else "\nsearch: the best trial (dev score)"
+    )
     table = Table(box=None, header_style="bold")
     for column in ("trial", *search.config.space, *search.config.objective):
         table.add_column(column, justify="right", overflow="fold")
     for number, values, scores in search.best():
-        shown = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in (*values.values(), *scores.values()))
+        shown = (
+            f"{value:.3g}" if isinstance(value, float) else str(value) for value in (*values.values(), *scores.values())
+        )
         table.add_row(str(number), *shown)
     console.print(table)
 
@@ -249,12 +286,12 @@ def _open_search(study: StudyConfig, storage: Storage, source: Source) -> TrialS
     url = study.search.storage or f"sqlite:///{storage.study_folder(study.study) / 'trials.db'}"
     languages = sorted({language for languages in study.languages for language in languages})
     tasks = study.finetune.tasks if study.finetune else ()
-    data = [source.text_fingerprint(language) for language in languages]
-    data += [source.dataset_fingerprint(task, language) for task, language in product(tasks, languages)]
-    return TrialSearch(study, url, fingerprint(data))
+    texts = [source.text_fingerprint(language) for language in languages]
+    labelled = [source.dataset_fingerprint(task, language) for task, language in product(tasks, languages)]
+    return TrialSearch(study, url, fingerprint([texts, labelled]))
 
 
-def _searched_variants(study: StudyConfig) -> tuple[str, ...]:
+def _searched_variants(study: StudyConfig) -> tuple[Variant, ...]:
     assert study.search is not None
     return study.search.variants or tuple(variant for variant in study.variants if variant != "mono")
 
@@ -273,7 +310,9 @@ def _only_sweep(storage: Storage, study: StudyConfig) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             stream.seek(0)
-            raise InputError(f"study {study.study}: another sweep of it runs ({stream.read().strip()}); wait for it, or stop it") from None
+            raise InputError(
+                f"study {study.study}: another sweep of it runs ({stream.read().strip()}); wait for it, or stop it"
+            ) from None
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}")
         stream.flush()

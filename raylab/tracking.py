@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Tracker:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"--tracking-uri {uri}: no MLflow tracking store answers there ({reason[:200]})") from None
         self._live: dict[str, str] = {}
+        self._torn: set[str] = set()  # jobs of which some of the run may be missing
         self._events: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._log_events, name="tracking", daemon=True)
         self._thread.start()
@@ -119,12 +120,12 @@ class Tracker:
                 try:
                     action(*arguments)
                     break
-                except MlflowException as error:
-                    if error.get_http_status_code() < 500:
+                except Exception as error:  # MLflow's, or the connection's, of whatever library
+                    if isinstance(arguments[0], Job):
+                        self._torn.add(arguments[0].key)
+                    if isinstance(error, MlflowException) and error.get_http_status_code() < 500:
                         logging.getLogger(__name__).error("MLflow refused to log: %s", error)
                         break
-                    time.sleep(PATIENCE_SECONDS)
-                except Exception:  # the connection's, of whatever library
                     time.sleep(PATIENCE_SECONDS)
 
     def _start(self, job: Job) -> None:
@@ -133,16 +134,19 @@ class Tracker:
             self._client.delete_run(stale)
         self._create(job, int(time.time() * 1000))
 
-    def _create(self, job: Job, started: int) -> str:
+    def _create(self, job: Job, started: int) -> None:
         tags = {"kind": job.kind, "key": job.key, "study": self._study.study, **job.labels}
         tags["output"] = str(self._jobs_folder / job.key)
         run = self._client.create_run(self.experiment, start_time=started, tags=tags, run_name=job.name)
-        config = job.config.model_dump(mode="json")
-        self._client.log_batch(run.info.run_id, params=_params({"finetune": config} if job.kind == "finetune" else config))
         self._live[job.key] = run.info.run_id
-        return str(run.info.run_id)
+        self._describe(job)
 
-    def _measure(self, job: Job, fresh: list[tuple[str, float, int, int]]) -> None:
+    def _describe(self, job: Job) -> None:
+        config = job.config.model_dump(mode="json")
+        params = _params({"finetune": config} if job.kind == "finetune" else config)
+        self._client.log_batch(self._live[job.key], params=params)
+
+    def _measure(self, job: Job, fresh: Sequence[tuple[str, float, int, int]]) -> None:
         metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in fresh]
         for first in range(0, len(metrics), METRICS_PER_BATCH):
             self._client.log_batch(self._live[job.key], metrics=metrics[first : first + METRICS_PER_BATCH])
@@ -152,7 +156,10 @@ class Tracker:
             stale, _ = self._runs.pop(job.key, ("", ""))
             if stale:
                 self._client.delete_run(stale)
+            self._torn.add(job.key)
             self._create(job, int(record["started"] * 1000))
+        if job.key in self._torn:  # what is there already is not doubled: MLflow ignores an equal value
+            self._describe(job)
             self._measure(job, record["history"])
         ended = int(record["ended"] * 1000)
         final = {**final_metrics(record["kind"], record["result"]), "seconds": record["seconds"]}
@@ -160,6 +167,7 @@ class Tracker:
         self._client.log_batch(run_id, metrics=[Metric(name, value, ended, 0) for name, value in final.items()])
         self._client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), ended)
         del self._live[job.key]
+        self._torn.discard(job.key)
 
     def _fail(self, job: Job, error: str) -> None:
         if job.key not in self._live:
@@ -210,8 +218,8 @@ class Tracker:
             experiment = str(self._client.create_experiment(name, artifact_location=local))
         elif found.lifecycle_stage != "active":
             raise InputError(
-                f"--tracking-uri {self.uri}: the experiment {name} is deleted there; restore it (mlflow experiments restore "
-                f"-x {found.experiment_id}) or give the study another name"
+                f"--tracking-uri {self.uri}: the experiment {name} is deleted there; restore it "
+                f"(mlflow experiments restore -x {found.experiment_id}) or give the study another name"
             )
         else:
             experiment = str(found.experiment_id)
@@ -267,5 +275,3 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(inside, f"{path}.{name}" if path else name)
     elif value is not None:
         yield path, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mlflow
 import pytest
 
 _KIT = Path(__file__).parents[1].parent / "shared" / "data"
@@ -33,7 +34,8 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(parents=True)
         for number, split in enumerate(("train", "dev", "test")):
             sentences = [
-                f"{language}{chr(97 + n % 26)}{n % 13}\tO\n{language}X{(n + number) % 5}\tB-PER\n{n}\tO\n" for n in range(40)
+                f"{language}{chr(97 + n % 26)}{n % 13}\tO\n{language}X{(n + number) % 5}\tB-PER\n{n}\tO\n"
+                for n in range(40)
             ]
             (folder / f"{split}.conll").write_text("\n".join(sentences), encoding="utf-8")
     folder = root / "pos" / "aa"
@@ -45,3 +47,11 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         (folder / f"{split}.conllu").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return root
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables: they take seconds to make."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path

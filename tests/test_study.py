@@ -39,7 +39,9 @@ def test_overrides_are_yaml_and_make_sections(write) -> None:
 
 
 def test_scalars_are_yaml_1_2(write) -> None:
-    study = load_study(write("study: s\nlanguages: [[no, en]]\npretrain: {learning_rate: 5e-4}\nmeta: {relative: false}\n"))
+    study = load_study(
+        write("study: s\nlanguages: [[no, en]]\npretrain: {learning_rate: 5e-4}\nmeta: {relative: false}\n")
+    )
     assert study.languages == (("no", "en"),)
     assert study.pretrain.learning_rate == 5e-4
     assert study.meta.relative is False
@@ -51,7 +53,10 @@ def test_scalars_are_yaml_1_2(write) -> None:
         ("study: s\nlanguages: [[en, fr]]\nvariant: [mono]\n", ["variant: unknown field", "did you mean variants?"]),
         ("study: s\nlanguages: [[en, fr]]\nvariants: [mono, jiont]\n", ["variants.1", "'jiont'", "'joint'"]),
         ("study: s\nlanguages: [[en, fr]]\nfinetune: {tasks: [nerr]}\n", ["finetune.tasks.0", "'nerr'", "'ner'"]),
-        ("study: s\nlanguages: [[en, fr]]\nmodel: {dim: 64, num_heads: 5}\n", ["model", "5 does not divide dim 64", "4, 8"]),
+        (
+            "study: s\nlanguages: [[en, fr]]\nmodel: {dim: 64, num_heads: 5}\n",
+            ["model", "5 does not divide dim 64", "4, 8"],
+        ),
         ("study: s\nlanguages: [[en, en]]\n", ["languages.0", "['en', 'en']"]),
         ("study: s\nlanguages: []\n", ["languages", "[en, fr]"]),
         ("study: s\n", ["languages: missing"]),
@@ -59,9 +64,15 @@ def test_scalars_are_yaml_1_2(write) -> None:
         ("study: [s\n", ["not valid YAML"]),
         ("- a\n- b\n", ["found list at the top"]),
         ("study: s\nlanguages: [[en, fr]]\ndata: {subsample: {de: 5}}\n", ["data.subsample.de", "['en', 'fr']"]),
-        ("study: s\nlanguages: [[en, fr]]\npretrain: {sequence_length: 600}\n", ["pretrain.sequence_length", "600", "512"]),
+        (
+            "study: s\nlanguages: [[en, fr]]\npretrain: {sequence_length: 600}\n",
+            ["pretrain.sequence_length", "600", "512"],
+        ),
         ("study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [16]}}\n", ["finetune.grid", "learning_rate"]),
-        ("study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [1.5], learning_rate: [1]}}\n", ["whole numbers"]),
+        (
+            "study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [1.5], learning_rate: [1]}}\n",
+            ["whole numbers"],
+        ),
         ("study: s\nlanguages: [[en, fr]]\nmeta: {inner_lr: soon}\n", ["meta.inner_lr", "'soon'"]),
         ("study: s\nlanguages: [[en, fr]]\nscaling: {num_workers: 4}\n", ["scaling.num_workers", "4"]),
         (
@@ -86,11 +97,13 @@ def test_scalars_are_yaml_1_2(write) -> None:
         ),
         ("study: s\nlanguages: [[en, fr]]\nsearch: {space: {}}\n", ["search.space: empty"]),
         (
-            "study: s\nlanguages: [[en, fr]]\nsearch: {space: {pretrain.temperature: {uniform: [1, 2]}}, objective: {within/qa: max}}\n",
+            "study: s\nlanguages: [[en, fr]]\n"
+            "search: {space: {pretrain.temperature: {uniform: [1, 2]}}, objective: {within/qa: max}}\n",
             ["search.objective.within/qa", "within/ner"],
         ),
         (
-            "study: s\nlanguages: [[en, fr]]\nvariants: [mono]\nsearch: {space: {pretrain.temperature: {uniform: [1, 2]}}}\n",
+            "study: s\nlanguages: [[en, fr]]\nvariants: [mono]\n"
+            "search: {space: {pretrain.temperature: {uniform: [1, 2]}}}\n",
             ["search.variants", "other than mono"],
         ),
     ],

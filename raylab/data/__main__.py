@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from raylab.config import PrepareJob
 from raylab.data.source import open_source
@@ -23,7 +24,14 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("prepare", help="train the tokenizers and write the token stores of a study")
     command.add_argument("study", help="a YAML file, or the name of a study that comes with raylab")
-    command.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides", help="set a field of the study; may be repeated")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=C",
+        dest="overrides",
+        help="set a field of the study; may be repeated",
+    )
     command.add_argument("--storage", default="runs", metavar="DIR", help="where results lie (default: runs)")
     options = parser.parse_args(arguments)
     try:
@@ -50,16 +58,11 @@ def prepare(study_name: str, overrides: list[str], location: str, console: Conso
     with Progress(console=console) as progress:
         for job in jobs:
             assert isinstance(job.config, PrepareJob)
-            bar = progress.add_task(f"{job.labels['languages']}", total=1.0)
+            bar = progress.add_task(job.labels["languages"], total=1.0)
             if not storage.is_finished(job.key):
-                Execution(
-                    job,
-                    storage,
-                    source,
-                    report=lambda what, share, bar=bar, name=job.labels["languages"]: progress.update(
-                        bar, description=f"{name}: {what}", completed=share
-                    ),
-                ).advance(0.0)
+                Execution(job, storage, source, report=partial(_show, progress, bar, job.labels["languages"])).advance(
+                    0.0
+                )
             progress.update(bar, completed=1.0)
     for job in jobs:
         console.print(f"{job.labels['languages']}: {storage.folder(job.key)}", highlight=False, soft_wrap=True)
@@ -70,6 +73,10 @@ def prepare(study_name: str, overrides: list[str], location: str, console: Conso
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _show(progress: Progress, bar: TaskID, languages: str, what: str, share: float) -> None:
+    progress.update(bar, description=f"{languages}: {what}", completed=share)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A study to jobs, and the jobs to Ray: the only folder that imports it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -79,12 +80,13 @@ def slots(scaling: ScalingConfig) -> int:
         needed = f"{scaling.cpus_per_worker} CPU" + (" and 1 GPU" if scaling.use_gpu else "")
         have = ray.cluster_resources()
         raise InputError(
-            f"scaling: one job needs {needed} on one node; the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU in all"
+            f"scaling: one job needs {needed} on one node; "
+            f"the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU in all"
         )
     return total
 
 
-class _Starts(tune.Callback):  # type: ignore[misc]
+class _Starts(tune.Callback):
     """Tells the searcher when an actor takes a job."""
 
     def __init__(self, searcher: JobSearcher) -> None:
@@ -94,7 +96,7 @@ class _Starts(tune.Callback):  # type: ignore[misc]
         self._searcher.on_trial_start(trial.trial_id)
 
 
-class _StopRequested(tune.Stopper):  # type: ignore[misc]
+class _StopRequested(tune.Stopper):
     """Ends the Tuner when asked: running jobs keep a checkpoint."""
 
     def __init__(self, requested: threading.Event) -> None:
@@ -110,17 +112,20 @@ class _StopRequested(tune.Stopper):  # type: ignore[misc]
         return self._requested.is_set()
 
 
-def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, folder: Path, stop: threading.Event) -> None:
+def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, at_once: int, folder: Path, stop: threading.Event) -> None:
     """Run all that the searcher hands out, until it has no more or `stop` is set.
 
     Args:
         searcher: The stream of jobs.
         scaling: What one job runs on.
-        folder: For Tune's own notes on this sweep.
+        at_once: How many jobs run at once.
+        folder: For Tune's own notes while it runs; every node sees it.
         stop: Set to end early.
     """
     for name in ("ray.tune", "ray.train", "ray._private"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the progress lines say what failed
+    # Jobs that wait for an actor: with one alone, short jobs would all go to the first actor and no other would start.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
     resources = {"CPU": scaling.cpus_per_worker, "GPU": 1 if scaling.use_gpu else 0}
     tuner = tune.Tuner(
         tune.with_resources(JobWorker, resources),
@@ -141,7 +146,10 @@ def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, folder: Path, stop: 
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(folder / "tune", ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -77,7 +77,9 @@ class Estimator:
             sentences = self._sizes[job.config.task, job.config.train_language]
             sentences = min(sentences, job.config.max_examples or sentences)
             forward = SENTENCE_TOKENS * _forward_flops(model.model, model.variant, SENTENCE_TOKENS)
-            epoch = 3.5 * sentences * forward / self._flops_per_second() + sentences / job.config.batch_size * STEP_SECONDS
+            epoch = (
+                3.5 * sentences * forward / self._flops_per_second() + sentences / job.config.batch_size * STEP_SECONDS
+            )
             return job.config.epochs * epoch
         return PREPARE_SECONDS
 

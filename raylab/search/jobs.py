@@ -16,7 +16,6 @@ from raylab.train.finetune import FinetuneRun
 from raylab.train.pretrain import PretrainRun
 from raylab.train.run import Measurement, Run
 
-
 Report = Callable[[str, float], None]
 """Told what is being done and the share that is done, by work that `Run.advance` does not cut into pieces."""
 
@@ -85,7 +84,9 @@ def _finetune(job: Job, storage: Storage, source: Source, device: str) -> Run:
             path = source.dataset(config.task, language, split)
             if path is not None:
                 datasets[language, split] = path
-    fingerprints = "-".join(str(source.dataset_fingerprint(config.task, name)) for name in {key[0]: None for key in datasets})
+    fingerprints = "-".join(
+        str(source.dataset_fingerprint(config.task, name)) for name in {key[0]: None for key in datasets}
+    )
     return FinetuneRun(
         config,
         encoder_folder=checkpoint / "model",

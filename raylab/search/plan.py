@@ -22,6 +22,7 @@ from raylab.config import (
     PrepareJob,
     PretrainJob,
     StudyConfig,
+    Variant,
 )
 from raylab.data.source import Source
 from raylab.hashing import fingerprint
@@ -87,7 +88,7 @@ class Plan:
             self.notes.append(line)
 
 
-def plan(study: StudyConfig, source: Source, variants: Iterable[str] | None = None) -> Plan:
+def plan(study: StudyConfig, source: Source, variants: Iterable[Variant] | None = None) -> Plan:
     """Resolve a study into jobs.
 
     Args:
@@ -108,7 +109,7 @@ def plan(study: StudyConfig, source: Source, variants: Iterable[str] | None = No
 
 
 def _plan_model(
-    result: Plan, study: StudyConfig, source: Source, languages: tuple[str, ...], variant: str, seed: int
+    result: Plan, study: StudyConfig, source: Source, languages: tuple[str, ...], variant: Variant, seed: int
 ) -> None:
     prepare = result.add(_prepare_job(study, source, languages))
     config = _pretrain_config(study, languages, variant, seed)
@@ -141,7 +142,7 @@ def _prepare_job(study: StudyConfig, source: Source, languages: tuple[str, ...])
     return Job("prepare", key, config, labels={"languages": "-".join(languages)})
 
 
-def _pretrain_config(study: StudyConfig, languages: tuple[str, ...], variant: str, seed: int) -> PretrainJob:
+def _pretrain_config(study: StudyConfig, languages: tuple[str, ...], variant: Variant, seed: int) -> PretrainJob:
     model, pretrain = study.model, study.pretrain
     if variant not in ADAPTER_VARIANTS:
         model = _with_defaults(model, "adapter_ratio", "adapter_activation")

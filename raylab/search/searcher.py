@@ -37,7 +37,7 @@ class Listener(Protocol):
         """A trial of the search ended; no scores: a job of it failed."""
 
 
-class JobSearcher(Searcher):  # type: ignore[misc]
+class JobSearcher(Searcher):
     """Hands out ready jobs; asks for the next trial of a search when no job is ready.
 
     Args:
@@ -62,7 +62,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         search: TrialSearch | None = None,
         plan_trial: Callable[[Mapping[str, Any]], Plan] | None = None,
     ) -> None:
-        super().__init__(metric="progress", mode="max")
+        super().__init__()
         self.graph = graph
         self._storage = storage
         self._settings = dict(settings)

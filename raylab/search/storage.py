@@ -1,9 +1,9 @@
 """Where the results of jobs lie: one folder a job, named by its key, finished when it holds `result.json`.
 
-    ROOT/jobs/KEY/result.json      written last and at once: the job is done
-    ROOT/jobs/KEY/checkpoint.pt    of a job under way
-    ROOT/jobs/KEY/...              what the job leaves: a tokenizer and token stores, a model, predictions
-    ROOT/studies/STUDY/            what belongs to one study: its search, its lock
+ROOT/jobs/KEY/result.json      written last and at once: the job is done
+ROOT/jobs/KEY/checkpoint.pt    of a job under way
+ROOT/jobs/KEY/...              what the job leaves: a tokenizer and token stores, a model, predictions
+ROOT/studies/STUDY/            what belongs to one study: its search, its lock
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from raylab.config import SearchConfig, StudyConfig
 from raylab.errors import InputError
 from raylab.hashing import fingerprint
-from raylab.seeding import seed_of
 from raylab.search.plan import Job
+from raylab.seeding import seed_of
 from raylab.study import value_at
 from raylab.tasks import get_task
 
@@ -46,7 +46,9 @@ class TrialSearch:
             self._storage = optuna.storages.RDBStorage(url)
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"search.storage: {url} cannot be opened ({reason}); a URL such as sqlite:///trials.db is needed") from None
+            raise InputError(
+                f"search.storage: {url} cannot be opened ({reason}); a URL such as sqlite:///trials.db is needed"
+            ) from None
         self._study = optuna.create_study(
             study_name=self.name,
             storage=self._storage,
@@ -56,7 +58,8 @@ class TrialSearch:
         self._distributions = {path: _distribution(spec) for path, spec in self.config.space.items()}
         own = {path: value_at(study, path) for path in self._distributions}
         if not self._study.get_trials(deepcopy=False) and all(
-            distribution._contains(distribution.to_internal_repr(own[path])) for path, distribution in self._distributions.items()
+            distribution._contains(distribution.to_internal_repr(own[path]))
+            for path, distribution in self._distributions.items()
         ):
             self._study.enqueue_trial(own)
 
@@ -72,9 +75,7 @@ class TrialSearch:
 
     def ask(self) -> tuple[int, dict[str, Any]] | None:
         """Number and values of the next trial; None when all are asked for."""
-        number = sum(
-            trial.state is not TrialState.WAITING for trial in self._study.get_trials(deepcopy=False)
-        )
+        number = sum(trial.state is not TrialState.WAITING for trial in self._study.get_trials(deepcopy=False))
         if number >= self.config.num_samples:
             return None
         # A sampler seeded by the trial's number: a search that was interrupted draws what it would have drawn.

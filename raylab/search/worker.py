@@ -19,7 +19,7 @@ REPORT_SECONDS = 1.0
 """Work between two reports to the driver: the delay of Ctrl-C, and of what MLflow shows."""
 
 
-class JobWorker(tune.Trainable):  # type: ignore[misc]
+class JobWorker(tune.Trainable):
     """Runs jobs, one after another, in one process.
 
     A job goes on from its last checkpoint whatever ended it before: this actor, its node or the driver. A job that

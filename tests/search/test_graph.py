@@ -22,8 +22,7 @@ def _job(key: str, *inputs: str) -> Job:
 def _graphs(draw: st.DrawFn) -> list[Job]:
     count = draw(st.integers(1, 25))
     return [
-        _job(str(n), *map(str, draw(st.sets(st.integers(0, n - 1), max_size=3)) if n else ()))
-        for n in range(count)
+        _job(str(n), *map(str, draw(st.sets(st.integers(0, n - 1), max_size=3)) if n else ())) for n in range(count)
     ]
 
 
@@ -36,8 +35,12 @@ def _needed_by(jobs: list[Job], failed: set[str]) -> set[str]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(jobs=_graphs(), seed=st.integers(0, 1000), finished=st.sets(st.integers(0, 24)), failing=st.sets(st.integers(0, 24)))
-def test_every_job_ends_and_runs_after_its_inputs(jobs: list[Job], seed: int, finished: set[int], failing: set[int]) -> None:
+@given(
+    jobs=_graphs(), seed=st.integers(0, 1000), finished=st.sets(st.integers(0, 24)), failing=st.sets(st.integers(0, 24))
+)
+def test_every_job_ends_and_runs_after_its_inputs(
+    jobs: list[Job], seed: int, finished: set[int], failing: set[int]
+) -> None:
     # A finished job's inputs were finished before it.
     there = {str(n) for n in finished}
     for job in reversed(jobs):

@@ -15,13 +15,19 @@ from raylab.study import validate, with_values
 
 
 def _study(**fields: object) -> StudyConfig:
-    base = {"study": "s", "languages": [["aa", "bb"], ["aa", "cc"]], "variants": ["mono", "joint", "adapter", "meta_adapter"]}
+    base = {
+        "study": "s",
+        "languages": [["aa", "bb"], ["aa", "cc"]],
+        "variants": ["mono", "joint", "adapter", "meta_adapter"],
+    }
     return validate({**base, **fields}, "test")
 
 
 def _models(jobs: Plan) -> dict[tuple[str, str], str]:
     return {
-        (job.labels["variant"], job.labels["languages"]): job.key for job in jobs.jobs.values() if job.kind == "pretrain"
+        (job.labels["variant"], job.labels["languages"]): job.key
+        for job in jobs.jobs.values()
+        if job.kind == "pretrain"
     }
 
 
@@ -65,18 +71,25 @@ def test_epsilon_does_not_matter_to_the_exact_method(corpus_folder: Path) -> Non
 
 def test_keys_hold_contents_not_places(corpus_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(corpus_folder, tmp_path / "copy")
-    first, second = (set(plan(_study(study=name), Source(root)).jobs) for name, root in (("a", corpus_folder), ("b", tmp_path / "copy")))
+    first, second = (
+        set(plan(_study(study=name), Source(root)).jobs)
+        for name, root in (("a", corpus_folder), ("b", tmp_path / "copy"))
+    )
     assert first == second
     path = tmp_path / "copy" / "ner" / "bb" / "test.conll"
     path.write_text(path.read_text(encoding="utf-8").replace("X1", "X9"), encoding="utf-8")
     changed = plan(_study(), Source(tmp_path / "copy"))
     lost = [plan(_study(), Source(corpus_folder)).jobs[key] for key in first - set(changed.jobs)]
     assert lost
-    assert all(job.kind == "finetune" and job.labels["task"] == "ner" and "bb" in job.labels["eval_language"] for job in lost)
+    assert all(
+        job.kind == "finetune" and job.labels["task"] == "ner" and "bb" in job.labels["eval_language"] for job in lost
+    )
 
 
 def test_one_finetuning_serves_both_settings(corpus_folder: Path) -> None:
-    study = _study(variants=["joint"], languages=[["aa", "bb"]], finetune={"grid": {"batch_size": [8], "learning_rate": [1e-3]}})
+    study = _study(
+        variants=["joint"], languages=[["aa", "bb"]], finetune={"grid": {"batch_size": [8], "learning_rate": [1e-3]}}
+    )
     jobs = plan(study, Source(corpus_folder))
     found = {
         (job.labels["task"], job.labels["train_language"], job.labels["eval_language"], job.labels["setting"])
@@ -98,7 +111,9 @@ def test_zero_shot_alone_trains_on_the_source_only(corpus_folder: Path) -> None:
         finetune={"settings": ["zero_shot"], "tasks": ["ner"], "grid": {"batch_size": [8], "learning_rate": [1e-3]}},
     )
     jobs = [job for job in plan(study, Source(corpus_folder)).jobs.values() if job.kind == "finetune"]
-    assert [(job.labels["variant"], job.labels["train_language"], job.labels["eval_language"]) for job in jobs] == [("joint", "aa", "bb")]
+    assert [(job.labels["variant"], job.labels["train_language"], job.labels["eval_language"]) for job in jobs] == [
+        ("joint", "aa", "bb")
+    ]
 
 
 def test_the_recipe_is_shared_by_seeds_only(corpus_folder: Path) -> None:
@@ -113,5 +128,5 @@ def test_the_recipe_is_shared_by_seeds_only(corpus_folder: Path) -> None:
 
 
 def test_an_unknown_language_is_refused(corpus_folder: Path) -> None:
-    with pytest.raises(InputError, match="'xx'.*aa, bb, cc"):
+    with pytest.raises(InputError, match=r"'xx'.*aa, bb, cc"):
         plan(_study(languages=[["aa", "xx"]]), Source(corpus_folder))

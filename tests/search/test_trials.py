@@ -15,8 +15,17 @@ from raylab.study import validate
 
 
 def _study(**search: Any) -> StudyConfig:
-    space = {"pretrain.temperature": {"uniform": [1, 5]}, "meta.epsilon": {"loguniform": [1e-3, 1]}, "model.adapter_ratio": {"choice": [0.25, 0.5]}}
-    fields = {"study": "s", "languages": [["aa", "bb"]], "variants": ["mono", "meta_adapter"], "search": {"space": space, "num_samples": 5, **search}}
+    space = {
+        "pretrain.temperature": {"uniform": [1, 5]},
+        "meta.epsilon": {"loguniform": [1e-3, 1]},
+        "model.adapter_ratio": {"choice": [0.25, 0.5]},
+    }
+    fields = {
+        "study": "s",
+        "languages": [["aa", "bb"]],
+        "variants": ["mono", "meta_adapter"],
+        "search": {"space": space, "num_samples": 5, **search},
+    }
     return validate(fields, "test")
 
 
@@ -25,7 +34,9 @@ def _asked(search: TrialSearch, count: int) -> list[dict[str, Any]]:
     for _ in range(count):
         asked = search.ask()
         assert asked is not None
-        search.tell(asked[0], {"within/mean": asked[1]["pretrain.temperature"], "zero_shot/mean": -asked[1]["meta.epsilon"]})
+        search.tell(
+            asked[0], {"within/mean": asked[1]["pretrain.temperature"], "zero_shot/mean": -asked[1]["meta.epsilon"]}
+        )
         values.append(asked[1])
     return values
 
@@ -75,13 +86,29 @@ def test_a_storage_that_cannot_be_opened_is_named() -> None:
         TrialSearch(_study(), "nonsense", "data")
 
 
-def _result(checkpoint: str, train: str, lr: float, selection: float, dev: dict[str, float], task: str = "ner") -> tuple[Job, dict[str, Any]]:
+def _result(
+    checkpoint: str, train: str, lr: float, selection: float, dev: dict[str, float], task: str = "ner"
+) -> tuple[Job, dict[str, Any]]:
     config = FinetuneJob(
-        task=task, train_language=train, eval_languages=tuple(dev), seed=0, epochs=1, batch_size=8, learning_rate=lr, max_length=8, max_examples=None
+        task=task,
+        train_language=train,
+        eval_languages=tuple(dev),
+        seed=0,
+        epochs=1,
+        batch_size=8,
+        learning_rate=lr,
+        max_length=8,
+        max_examples=None,
     )
     labels = {"checkpoint": checkpoint, "task": task, "train_language": train, "setting": "within,zero_shot"}
-    scores = {"dev": {name: {"f1": value} for name, value in dev.items()}, "test": {name: {"f1": 999.0} for name in dev}}
-    return Job("finetune", f"{checkpoint}{train}{lr}{task}", config, (), labels), {"selection": selection, "scores": scores}
+    scores = {
+        "dev": {name: {"f1": value} for name, value in dev.items()},
+        "test": {name: {"f1": 999.0} for name in dev},
+    }
+    return Job("finetune", f"{checkpoint}{train}{lr}{task}", config, (), labels), {
+        "selection": selection,
+        "scores": scores,
+    }
 
 
 def test_objectives_are_chosen_on_the_training_languages_dev_set() -> None:

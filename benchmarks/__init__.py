@@ -1,0 +1,1 @@
+"""Speed, ours and a peer's in the same run."""

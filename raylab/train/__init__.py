@@ -1,0 +1,1 @@
+"""Pretraining and finetuning loops, without Ray and without MLflow."""
