@@ -57,7 +57,9 @@ class ModelConfig(_Config):
     head_dim: PositiveInt | None = Field(None, description="Width of one head; by default dim / num_heads.")
     ffn_dim: PositiveInt = Field(256, description="Inner width of the feed-forward layers.")
     adapter_ratio: Positive = Field(0.25, description="Adapter bottleneck b over d (paper, Appendix B: 1/4).")
-    adapter_activation: Literal["relu", "gelu"] = Field("relu", description="g in the paper's Eq. 6.")
+    adapter_activation: Literal["relu", "gelu"] = Field(
+        "gelu", description="g in the paper's Eq. 6. relu has kinks that spoil finite differences early in training."
+    )
     dropout: Fraction = Field(0.1, description="Dropout probability of embeddings, sublayer outputs and attention.")
     max_length: PositiveInt = Field(512, description="Longest sequence, in tokens (size of the position table).")
 

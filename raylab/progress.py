@@ -133,7 +133,9 @@ def summary_of_plan(
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     seconds = sum(estimator.seconds(job) for job in missing) / slots
     return (
-        f"{len(jobs)} jobs ({counted}), {len(jobs) - len(missing)} done already, about {_clock(seconds)} for the others"
+        f"{len(jobs)} jobs ({counted}), {len(jobs) - len(missing)} done already" + (
+        f", about {_clock(seconds)} for the others" if missing else ""
+    )
     )
 
 

@@ -159,10 +159,12 @@ def sweep(
         stack.enter_context(interruptible(stop))
         background = stack.enter_context(ThreadPoolExecutor(1))
         tracking = background.submit(Tracker, uri, study, storage.root / "jobs", storage.root / "artifacts")
-        slots = stack.enter_context(connect(address, study.scaling))
+        # Where nothing is left to run there is no need of Ray.
+        all_done = all(map(storage.is_finished, jobs.jobs)) and (search is None or search.exhausted)
+        slots = 1 if all_done else stack.enter_context(connect(address, study.scaling))
         tracker = tracking.result()
         about = summary_of_plan(jobs.jobs, storage.is_finished, estimator, slots)
-        console.print(f"study {study.study}: {about}; {slots} at a time")
+        console.print(f"study {study.study}: {about}" + ("" if all_done else f"; {slots} at a time"))
         _print_notes(jobs, console)
         progress = stack.enter_context(ProgressLines(graph, estimator, slots, console))
         searcher = JobSearcher(
@@ -174,7 +176,8 @@ def sweep(
             lambda values: plan(with_values(study, values), source, _searched_variants(study)),
         )
         searcher.begin(jobs)
-        run_jobs(searcher, study.scaling, slots, storage.study_folder(study.study), stop)
+        if not all_done:
+            run_jobs(searcher, study.scaling, slots, storage.study_folder(study.study), stop)
     estimator.save()
     if stop.is_set():
         tracker.close()

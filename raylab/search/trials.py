@@ -73,6 +73,11 @@ class TrialSearch:
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
         return {trial.number: dict(trial.params) for trial in trials}
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether all trials were asked for and told."""
+        return len(self.ended()) >= self.config.num_samples
+
     def ask(self) -> tuple[int, dict[str, Any]] | None:
         """Number and values of the next trial; None when all are asked for."""
         number = sum(trial.state is not TrialState.WAITING for trial in self._study.get_trials(deepcopy=False))

@@ -1,0 +1,146 @@
+"""The parts of a Transformer layer, and how a language finds its own copy of one.
+
+Shapes: B sequences, T tokens, d the width of the residual stream, H heads of width D, b the adapter's bottleneck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raylab.config import ModelConfig
+
+LAYER_NORM_EPSILON = 1e-12  # XLM's and BERT's
+
+# What each variant keeps once per language; everything else is shared.
+PER_LANGUAGE: dict[str, frozenset[str]] = {
+    "mono": frozenset(),
+    "joint": frozenset(),
+    "ffn": frozenset({"feed_forward"}),
+    "attn": frozenset({"attention"}),
+    "adapter": frozenset({"adapter"}),
+    "shared_adapter": frozenset(),
+    "meta_adapter": frozenset({"adapter"}),
+}
+WITH_ADAPTERS = frozenset({"adapter", "shared_adapter", "meta_adapter"})
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+
+
+class PerLanguage(nn.ModuleDict):
+    """One module for each language.
+
+    Keys have a prefix because PyTorch refuses a submodule named like an attribute, and `to` is Tongan.
+    """
+
+    def __init__(self, languages: Iterable[str], make: Callable[[], nn.Module]):
+        super().__init__({self.key(language): make() for language in languages})
+
+    @staticmethod
+    def key(language: str) -> str:
+        """The name under which the language's module stands in parameter names."""
+        return f"lang_{language}"
+
+
+def route(module: nn.Module, language: str) -> nn.Module:
+    """The module that text in `language` goes through: its own if there is one per language, else the shared one."""
+    return module[PerLanguage.key(language)] if isinstance(module, PerLanguage) else module
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; the three input projections are one matrix."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.head_dim = config.head_dim or config.dim // config.num_heads
+        self.dropout = config.dropout
+        self.query_key_value = nn.Linear(config.dim, 3 * self.num_heads * self.head_dim)
+        self.output = nn.Linear(self.num_heads * self.head_dim, config.dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend over x [B, T, d]; mask [B, 1, 1, T] is True at the tokens that may be attended to."""
+        heads = self.query_key_value(x).unflatten(-1, (3, self.num_heads, self.head_dim))  # [B, T, 3, H, D]
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each [B, H, T, D]
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)  # [B, H, T, D]
+        return self.output(mixed.transpose(1, 2).flatten(2))  # [B, T, d]
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between them."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.inner = nn.Linear(config.dim, config.ffn_dim)
+        self.output = nn.Linear(config.ffn_dim, config.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map each token of x [B, T, d] by itself."""
+        return self.output(F.gelu(self.inner(x)))  # [B, T, d]
+
+
+class Adapter(nn.Module):
+    """Residual bottleneck, o = W_h g(W_z z) + z (paper, Appendix B, Eq. 6 and 7), near the identity at first.
+
+    The paper's g is "some activation function such as relu". A ReLU's kinks spoil the finite difference of a meta-step,
+    most of all when training starts; `raylab.train.meta.meta_gradient` has numbers. A GELU has none.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.down = nn.Linear(config.dim, config.adapter_dim, bias=False)  # W_z
+        self.up = nn.Linear(config.adapter_dim, config.dim, bias=False)  # W_h
+        self.activation = _ACTIVATIONS[config.adapter_activation]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Adapt the output z [B, T, d] of a sublayer."""
+        return self.up(self.activation(self.down(z))) + z  # [B, T, d]
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward, each as x = norm(x + adapter(sublayer(x))); no adapter is the identity."""
+
+    def __init__(self, config: ModelConfig, languages: tuple[str, ...], variant: str):
+        super().__init__()
+
+        def place(part: str, make: Callable[[], nn.Module]) -> nn.Module:
+            return PerLanguage(languages, make) if part in PER_LANGUAGE[variant] else make()
+
+        def place_adapter() -> nn.Module:
+            return place("adapter", lambda: Adapter(config)) if variant in WITH_ADAPTERS else nn.Identity()
+
+        self.attention = place("attention", lambda: Attention(config))
+        self.attention_adapter = place_adapter()
+        self.attention_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPSILON)
+        self.feed_forward = place("feed_forward", lambda: FeedForward(config))
+        self.feed_forward_adapter = place_adapter()
+        self.feed_forward_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPSILON)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, language: str) -> Tensor:
+        """Pass x [B, T, d] through the layer; mask as in `Attention.forward`."""
+        z = self.dropout(route(self.attention, language)(x, mask))  # [B, T, d]
+        x = self.attention_norm(x + route(self.attention_adapter, language)(z))  # [B, T, d]
+        z = self.dropout(route(self.feed_forward, language)(x))  # [B, T, d]
+        return self.feed_forward_norm(x + route(self.feed_forward_adapter, language)(z))  # [B, T, d]
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw a module's weights from the global random stream; for `nn.Module.apply`, which visits children first.
+
+    Embeddings are N(0, 1/d), as XLM's, and linear maps Glorot-uniform with zero biases, as Vaswani et al.'s (2017):
+    models of 128 dimensions learn faster so than from BERT's N(0, 0.02^2). Adapters are N(0, 0.01^2) (Houlsby et al.
+    2019): near the identity, yet with a gradient for both of their matrices.
+    """
+    if isinstance(module, Adapter):
+        nn.init.normal_(module.down.weight, std=0.01)
+        nn.init.normal_(module.up.weight, std=0.01)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
