@@ -222,6 +222,7 @@ def _conclude(
     """Log the summaries, print the results and what failed."""
     import analysis  # it imports MLflow and pandas, as slow as the imports of `sweep`
 
+    tracker.mark_stale(searcher.graph.jobs)
     tracker.flush()
     try:
         results = analysis.load(study.study, uri)

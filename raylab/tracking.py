@@ -11,13 +11,14 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 # Read by MLflow at import and at every request: a server that is away must not hold the driver for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunStatus, ViewType
@@ -58,7 +59,9 @@ class Tracker:
         try:
             self._client = MlflowClient(uri)
             self.experiment = self._experiment(artifacts)
-            self._runs = dict(self._existing())
+            self._runs: dict[str, tuple[str, str]] = {}
+            self._stale: set[str] = set()
+            self._read_existing()
         except InputError:
             raise
         except Exception as error:  # MLflow's, SQLAlchemy's, requests': one for each kind of store
@@ -98,6 +101,13 @@ class Tracker:
     def summaries(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Log one summary run per language set and variant, in place of the earlier ones."""
         self._events.put((self._summaries, list(rows)))
+
+    def mark_stale(self, keys: Collection[str]) -> None:
+        """Mark the runs of jobs that are not of these as stale: the study has changed since they ran.
+
+        Analysis leaves stale runs out. A job that comes back loses the mark.
+        """
+        self._events.put((self._mark_stale, set(keys)))
 
     def flush(self, seconds: float = 60.0) -> bool:
         """Wait until all that was heard is logged; whether it is."""
@@ -186,6 +196,15 @@ class Tracker:
             name = f"{row['variant']} {row['languages']}"
             self._replace("summary", place, name, row.get("params", {}), row["metrics"], tags=tags)
 
+    def _mark_stale(self, keys: set[str]) -> None:
+        for key, (run_id, _) in self._runs.items():
+            if key not in keys and key not in self._stale:
+                self._client.set_tag(run_id, "stale", "true")
+                self._stale.add(key)
+            elif key in keys and key in self._stale:
+                self._client.delete_tag(run_id, "stale")
+                self._stale.remove(key)
+
     def _replace(
         self,
         kind: str,
@@ -228,14 +247,17 @@ class Tracker:
             self._client.set_experiment_tag(experiment, "mlflow.note.content", self._study.description)
         return experiment
 
-    def _existing(self) -> Iterator[tuple[str, tuple[str, str]]]:
+    def _read_existing(self) -> None:
         token = None
         while True:
             page = self._client.search_runs(
                 [self.experiment], "tags.key LIKE '%'", ViewType.ACTIVE_ONLY, max_results=5000, page_token=token
             )
             for run in page:
-                yield run.data.tags["key"], (run.info.run_id, run.info.status)
+                key = run.data.tags["key"]
+                self._runs[key] = (run.info.run_id, run.info.status)
+                if "stale" in run.data.tags:
+                    self._stale.add(key)
             token = page.token
             if not token:
                 return

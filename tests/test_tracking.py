@@ -296,3 +296,13 @@ def _serve(uri: str, port: int) -> subprocess.Popen[bytes]:
 def _stop(server: subprocess.Popen[bytes]) -> None:
     os.killpg(server.pid, signal.SIGKILL)
     server.wait()
+
+
+def test_runs_of_an_earlier_version_of_the_study_are_stale_until_they_are_back(uri: str, tmp_path: Path) -> None:
+    for keys, stale in ((["bbbb"], False), (["other"], True), (["bbbb"], False)):
+        tracker = _tracker(uri, tmp_path)
+        tracker.done(FINETUNE, RECORD, found=True)
+        tracker.mark_stale(keys)
+        tracker.close()
+        (run,) = _runs(uri)
+        assert ("stale" in run.data.tags) is stale

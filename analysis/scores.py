@@ -1,0 +1,168 @@
+"""From runs to scores: one table, one row a score."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+from mlflow.entities import Run
+
+from raylab.errors import InputError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), metadata={"meaning": "content address of the job"}),
+        pa.field("study", pa.string()),
+        pa.field("variant", pa.string()),
+        pa.field("languages", pa.string(), metadata={"meaning": "languages of the model, joined by '-'"}),
+        pa.field("source_language", pa.string()),
+        pa.field("task", pa.string(), metadata={"meaning": "downstream task, or mlm for pretraining"}),
+        pa.field("setting", pa.string(), metadata={"meaning": "within or zero_shot"}),
+        pa.field("train_language", pa.string()),
+        pa.field("eval_language", pa.string()),
+        pa.field("seed", pa.int64()),
+        pa.field("split", pa.string(), metadata={"meaning": "dev or test; valid for pretraining"}),
+        pa.field("metric", pa.string()),
+        pa.field("value", pa.float64(), metadata={"unit": "percent; perplexity of mlm has none"}),
+        pa.field("selection", pa.float64(), metadata={"meaning": "main metric on dev of the train language, percent"}),
+        pa.field("recipe", pa.string(), metadata={"meaning": "hash of the pretraining configuration without its seed"}),
+        pa.field("checkpoint", pa.string(), metadata={"meaning": "key of the pretraining job"}),
+        pa.field("batch_size", pa.int64(), metadata={"unit": "sequences", "meaning": "of the job that was scored"}),
+        pa.field("learning_rate", pa.float64(), metadata={"meaning": "peak, of the job that was scored"}),
+        pa.field("chosen_epoch", pa.int64(), metadata={"meaning": "epoch with the best selection, from 1"}),
+        pa.field("run_id", pa.string()),
+        pa.field("output", pa.string(), metadata={"meaning": "folder of the job's files"}),
+    ]
+)
+
+_FINETUNE_SCORE = re.compile(r"(?P<split>dev|test)/(?P<metric>[^/]+)/(?P<language>[^/]+)")
+_PRETRAIN_SCORE = re.compile(r"(?P<split>valid)/(?P<metric>perplexity)/(?P<language>[^/]+)")
+_RECIPE_PARAMETERS = ("data.", "model.", "pretrain.", "meta.")
+
+
+def score_table(runs: Iterable[Run]) -> pa.Table:
+    """The scores of the finished finetuning and pretraining runs among `runs`.
+
+    A finetuning run scores `within` on its train language, and `zero_shot` on every other language if it was trained
+    on the source language; each only where the run's settings include it. A pretraining run's last validation
+    perplexities are rows of task `mlm`, setting `within` and split `valid`.
+
+    Returns:
+        A table of `SCHEMA`.
+
+    Raises:
+        InputError: If a finished run lacks a tag that says what was scored.
+    """
+    rows: list[dict[str, Any]] = []
+    for run in newest_by_key(runs).values():
+        if run.info.status == "FINISHED":
+            rows.extend(_finetune_rows(run) if run.data.tags["kind"] == "finetune" else _pretrain_rows(run))
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def newest_by_key(runs: Iterable[Run]) -> dict[str, Run]:
+    """The pretraining and finetuning runs by key; of several with one key the newest finished one, else the newest."""
+    newest: dict[str, Run] = {}
+    for run in runs:
+        if run.data.tags.get("kind") not in ("pretrain", "finetune"):
+            continue
+        key = _tag(run, "key")
+        if key not in newest or _age_order(run) > _age_order(newest[key]):
+            newest[key] = run
+    return newest
+
+
+def recipe_parameters(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
+    """Pretraining parameters (`pretrain.temperature`, `model.dim`, ...) of every recipe among the runs."""
+    parameters: dict[str, dict[str, str]] = {}
+    for run in runs:
+        recipe = run.data.tags.get("recipe")
+        if recipe and run.data.tags.get("kind") in ("pretrain", "finetune"):
+            own = {name: value for name, value in run.data.params.items() if name.startswith(_RECIPE_PARAMETERS)}
+            if own:
+                parameters.setdefault(recipe, {}).update(own)
+    return parameters
+
+
+def _age_order(run: Run) -> tuple[bool, int]:
+    return run.info.status == "FINISHED", run.info.end_time or run.info.start_time
+
+
+def _finetune_rows(run: Run) -> Iterator[dict[str, Any]]:
+    train_language = _tag(run, "train_language")
+    settings = _tag(run, "setting").split(",")
+    common = _common(run, "finetune") | {
+        "task": _tag(run, "task"),
+        "train_language": train_language,
+        "selection": run.data.metrics.get("selection"),
+        "chosen_epoch": _whole(run.data.metrics.get("chosen_epoch")),
+    }
+    for name, value in run.data.metrics.items():
+        score = _FINETUNE_SCORE.fullmatch(name)
+        if score is None:
+            continue
+        if score["language"] == train_language:
+            setting = "within"
+        elif train_language == common["source_language"]:
+            setting = "zero_shot"
+        else:
+            continue
+        if setting in settings:
+            yield common | _place(score, setting) | {"value": value}
+
+
+def _pretrain_rows(run: Run) -> Iterator[dict[str, Any]]:
+    common = _common(run, "pretrain") | {"task": "mlm"}
+    for name, value in run.data.metrics.items():
+        score = _PRETRAIN_SCORE.fullmatch(name)
+        if score is not None:
+            yield common | _place(score, "within") | {"train_language": score["language"], "value": value}
+
+
+def _common(run: Run, section: str) -> dict[str, Any]:
+    tags, parameters = run.data.tags, run.data.params
+    languages = _tag(run, "languages")
+    key = _tag(run, "key")
+    return {
+        "key": key,
+        "study": _tag(run, "study"),
+        "variant": _tag(run, "variant"),
+        "languages": languages,
+        "source_language": tags.get("source_language") or languages.partition("-")[0],
+        "seed": int(_tag(run, "seed")),
+        "recipe": tags.get("recipe"),
+        "checkpoint": tags.get("checkpoint") or (key if section == "pretrain" else None),
+        "batch_size": _whole(parameters.get(f"{section}.batch_size")),
+        "learning_rate": _real(parameters.get(f"{section}.learning_rate")),
+        "run_id": run.info.run_id,
+        "output": tags.get("output"),
+    }
+
+
+def _place(score: re.Match[str], setting: str) -> dict[str, str]:
+    return {
+        "split": score["split"],
+        "metric": score["metric"],
+        "eval_language": score["language"],
+        "setting": setting,
+    }
+
+
+def _tag(run: Run, name: str) -> str:
+    value = run.data.tags.get(name)
+    if value is None:
+        raise InputError(
+            f"MLflow run {run.info.run_id} ({run.info.run_name}) has no tag {name!r}: raylab did not write it, "
+            "or not whole; delete the run, or give it the tag"
+        )
+    return str(value)
+
+
+def _real(value: str | float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _whole(value: str | float | None) -> int | None:
+    return None if value is None else round(float(value))

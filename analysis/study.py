@@ -1,0 +1,66 @@
+"""The outline of a study that the analysis needs: its language sets, variants and tasks, in the study's order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pandas as pd
+
+from analysis.labels import in_variant_order
+
+STUDY_TAG = "raylab.study"
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study compares.
+
+    Attributes:
+        name: Name of the study and of its MLflow experiment.
+        language_sets: Language sets; the first language of each is its source language.
+        variants: Variants in the paper's order.
+        tasks: Downstream tasks.
+    """
+
+    name: str
+    language_sets: tuple[tuple[str, ...], ...]
+    variants: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+    def model_languages(self, languages: tuple[str, ...], variant: str, language: str) -> str:
+        """Languages, joined by `-`, of the model that stands for `language` in a row on this variant and set.
+
+        A mono model knows one language and serves every set that has it.
+        """
+        return language if variant == "mono" else "-".join(languages)
+
+
+def read_study(name: str, tag: str | None, scores: pd.DataFrame) -> Study:
+    """The outline of a study.
+
+    Args:
+        name: Name of the study.
+        tag: The study's configuration as JSON, which the sweep keeps as a tag of the experiment. Without it (an
+            experiment that was written by other means) the outline is what the scores have.
+        scores: The study's scores, as `analysis.scores.score_table` has them.
+    """
+    if tag is None:
+        sets = _unique(tuple(text.split("-")) for text in scores["languages"] if "-" in text)
+        tasks = _unique(task for task in scores["task"] if task != "mlm")
+        return Study(name, sets, tuple(in_variant_order(scores["variant"])), tasks)
+    configuration = json.loads(tag)
+    return Study(
+        name=name,
+        language_sets=_unique(tuple(languages) for languages in configuration["languages"]),
+        variants=tuple(in_variant_order(configuration["variants"])),
+        tasks=_unique((configuration["finetune"] or {"tasks": ()})["tasks"]),
+    )
+
+
+def _unique(items: Iterable[_Item]) -> tuple[_Item, ...]:
+    return tuple(dict.fromkeys(items))

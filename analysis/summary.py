@@ -1,0 +1,174 @@
+"""What a study found: as text for a terminal, and as numbers for one summary run of each language set and variant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis.labels import main_metric, task_label
+from analysis.selection import MODEL
+from analysis.statistics import excludes_zero
+from analysis.tables import number, text
+
+if TYPE_CHECKING:
+    from analysis.results import Results
+
+_MEAN = ("mean", "", "")
+
+
+def interference_text(results: Results) -> str:
+    """Interference within language, then zero-shot scores, to be understood without a manual.
+
+    A row is a language of a language set and a task. Within language, a variant's column has its test score and in
+    brackets mono's score minus it.
+    """
+    return "\n\n".join([*_interference_parts(results), *_transfer_parts(results)])
+
+
+def summarise(results: Results) -> list[dict[str, Any]]:
+    """The numbers of the summary runs: test scores and differences, means over seeds.
+
+    Returns:
+        For each language set and variant that has scores: `languages` (joined by `-`), `variant`, `recipe` (of mono,
+        those of its languages' models, joined by commas where they differ), `params` (the recipe's pretraining
+        parameters; of mono, those that its models share) and `metrics`: within/TASK/METRIC/LANGUAGE,
+        zero_shot/TASK/METRIC/LANGUAGE (percent), within/mean and zero_shot/mean (of main metrics, over tasks and
+        languages) and interference/TASK/LANGUAGE (mono minus the variant in the main metric, percentage points).
+        What is missing is left out.
+    """
+    study, best = results.study, results.best()
+    differences = results.interference()
+    summaries = []
+    for languages in study.language_sets:
+        name = "-".join(languages)
+        for variant in study.variants:
+            models = [study.model_languages(languages, variant, language) for language in languages]
+            scores = best[(best["variant"] == variant) & best["languages"].isin(models)]
+            metrics = _mean_scores(scores)
+            if not metrics:
+                continue
+            metrics |= _differences(
+                differences[(differences["languages"] == name) & (differences["variant"] == variant)]
+            )
+            by_model = dict(zip(scores["languages"], scores["recipe"], strict=True))
+            recipes = list(dict.fromkeys(str(by_model[model]) for model in models if model in by_model))
+            shared = set.intersection(*(set(results.parameters.get(recipe, {}).items()) for recipe in recipes))
+            place = {"languages": name, "variant": variant, "recipe": ",".join(recipes)}
+            summaries.append({**place, "params": dict(sorted(shared)), "metrics": metrics})
+    return summaries
+
+
+def searched_recipes(results: Results) -> pd.DataFrame:
+    """The rows of `results.recipes()` whose model has several recipes, with parameters as text, to be printed."""
+    recipes = results.recipes()
+    several = recipes[recipes.duplicated(MODEL, keep=False)].reset_index(drop=True)
+    parameters = [name for name in several.columns if "." in name]
+    shown = {
+        name: [f"{value:g}" if isinstance(value, float) else str(value) for value in several[name]]
+        for name in parameters
+    }
+    chosen = several["chosen"].map({True: "yes", False: "no"})
+    return several.assign(chosen=chosen, **shown)
+
+
+def _mean_scores(scores: pd.DataFrame) -> dict[str, float]:
+    place = ["setting", "task", "metric", "eval_language"]
+    means = scores.groupby(place)["value"].mean().dropna().reset_index()
+    metrics = {"/".join(names): float(value) for *names, value in means[[*place, "value"]].itertuples(index=False)}
+    for setting, value in _main_rows(means).groupby("setting")["value"].mean().items():
+        metrics[f"{setting}/mean"] = float(value)
+    return metrics
+
+
+def _differences(frame: pd.DataFrame) -> dict[str, float]:
+    known = _main_rows(frame).dropna(subset="difference")
+    return {
+        f"interference/{task}/{language}": float(value)
+        for task, language, value in known[["task", "language", "difference"]].itertuples(index=False)
+    }
+
+
+def _interference_parts(results: Results) -> list[str]:
+    name = results.study.name
+    frame = _main_rows(results.interference())
+    if frame["difference"].isna().all():
+        return [
+            f"Negative interference, study {name}: not known, as no language has scores of mono and another variant."
+        ]
+    title = (
+        f"Negative interference, study {name}\n"
+        "Test score in percent, finetuned and tested on the language; in brackets mono minus the model, in points:\n"
+        "positive is interference (the language does better alone), negative a gain from being trained together."
+    )
+    scores, differences = (_grid(frame, column, results) for column in ("score", "difference"))
+    marks = _grid(frame.assign(mark=[_mark(row) for row in frame.itertuples()]), "mark", results)
+    # The frame's mono scores are over the seeds that each variant has too, the column's over all of mono's.
+    best = results.best()
+    means = best[best["variant"] == "mono"].groupby(["eval_language", "task", "metric"])["value"].mean().to_dict()
+    places = zip(frame["language"], frame["task"], frame["metric"], strict=True)
+    mono = _grid(frame.assign(mono=[means.get(place, float("nan")) for place in places]), "mono", results)
+    table = pd.DataFrame({"mono": mono.max(axis=1)})
+    table.loc[_MEAN] = table["mono"].mean(skipna=False)
+    scores.loc[_MEAN], differences.loc[_MEAN] = scores.mean(skipna=False), differences.mean(skipna=False)
+    marks.loc[_MEAN] = " "
+    for variant in scores.columns:
+        columns = zip(scores[variant], differences[variant], marks[variant], strict=True)
+        table[variant] = [_cell(score, difference, mark) for score, difference, mark in columns]
+    return [title, text(table), _remark(frame)]
+
+
+def _transfer_parts(results: Results) -> list[str]:
+    frame = _main_rows(results.transfer())
+    if frame.empty:
+        return []
+    title = "Zero-shot transfer\nTest score in percent, finetuned on the source language and tested on the language."
+    table = _grid(frame, "zero_shot", results)
+    table.loc[_MEAN] = table.mean(skipna=False)
+    return [title, text(table)]
+
+
+def _main_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["metric"] == frame["task"].map(main_metric)]
+
+
+def _grid(frame: pd.DataFrame, column: str, results: Results) -> pd.DataFrame:
+    """One column of a frame with a row for each place and a column for each variant, both in the study's order."""
+    study = results.study
+    grid = frame.pivot(index=["languages", "language", "task"], columns="variant", values=column)
+    places = [
+        ("-".join(languages), language, task)
+        for languages in study.language_sets
+        for language in languages
+        for task in study.tasks
+    ]
+    grid = grid.reindex(
+        index=[place for place in places if place in grid.index],
+        columns=[variant for variant in study.variants if variant in grid.columns],
+    )
+    grid.index = pd.MultiIndex.from_tuples(
+        [(languages, language, task_label(task)) for languages, language, task in grid.index],
+        names=["languages", "language", "task"],
+    )
+    return grid
+
+
+def _mark(row: Any) -> str:
+    return "*" if excludes_zero(row.low, row.high) else " "
+
+
+def _cell(score: float, difference: float, mark: str) -> str:
+    if pd.isna(difference):
+        return f"{number(score)} "
+    return f"{number(score)} ({number(difference, signed=True)}){mark}"
+
+
+def _remark(frame: pd.DataFrame) -> str:
+    seeds = frame.loc[frame["seeds"] > 0, "seeds"]
+    few, many = seeds.min(), seeds.max()
+    if many == 1:
+        return "One seed: no intervals, so small differences may be chance."
+    count = f"{many} seeds" if few == many else f"the {few} to {many} seeds that both models have"
+    if any(_mark(row) == "*" for row in frame.itertuples()):
+        return f"* The 95 % confidence interval of the difference, over {count}, excludes 0."
+    return f"The 95 % confidence intervals of the differences, over {count}, all include 0."

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from mlflow import MlflowClient
+
+import analysis
+from analysis.scores import SCHEMA
+from analysis.study import Study
+from analysis.summary import searched_recipes
+
+Make = Callable[[dict], pd.DataFrame]
+
+
+def results_of(scores: pd.DataFrame, study: Study, store: str) -> analysis.Results:
+    """Results whose every score is of the one grid point and recipe that there is."""
+    rows = [
+        {**row, "run_id": str(place), "split": split, "recipe": "only"}
+        for place, row in enumerate(scores.to_dict("records"))
+        for split in ("dev", "test")
+    ]
+    return analysis.Results(study, pa.Table.from_pylist(rows, schema=SCHEMA), MlflowClient(store), [])
+
+
+def test_summaries_of_the_known_study(results: analysis.Results) -> None:
+    summaries = {(row["languages"], row["variant"]): row for row in analysis.summarise(results)}
+    assert set(summaries) == {
+        *(("en-fr", variant) for variant in ("mono", "joint", "adapter")),
+        *(("en-hi", variant) for variant in ("mono", "joint")),
+    }
+    assert summaries["en-fr", "joint"]["metrics"] == pytest.approx(
+        {
+            "within/ner/f1/en": 78.0,
+            "within/ner/f1/fr": 69.0,
+            "within/pos/f1/en": 88.0,
+            "within/pos/f1/fr": 79.0,
+            "within/pos/accuracy/en": 90.0,
+            "within/pos/accuracy/fr": 81.0,
+            "zero_shot/ner/f1/fr": 50.5,
+            "zero_shot/pos/f1/fr": 60.5,
+            "zero_shot/pos/accuracy/fr": 62.5,
+            "within/mean": (78.0 + 69.0 + 88.0 + 79.0) / 4,
+            "zero_shot/mean": (50.5 + 60.5) / 2,
+            "interference/ner/en": 2.5,
+            "interference/ner/fr": 1.5,
+            "interference/pos/en": 2.5,
+            "interference/pos/fr": 1.5,
+        }
+    )
+    assert summaries["en-hi", "mono"]["metrics"] == pytest.approx(
+        {
+            "within/ner/f1/en": 80.5,
+            "within/ner/f1/hi": 60.5,
+            "within/pos/f1/en": 90.5,
+            "within/pos/accuracy/en": 92.5,
+            "within/mean": (80.5 + 60.5 + 90.5) / 3,
+        }
+    )
+    assert summaries["en-fr", "adapter"]["recipe"] == "warm"
+    assert summaries["en-fr", "adapter"]["params"]["pretrain.temperature"] == "5.0"
+    assert summaries["en-fr", "mono"]["recipe"] == "mono"
+
+
+def test_text_of_the_known_study(results: analysis.Results) -> None:
+    text = analysis.interference_text(results)
+    assert text.splitlines() == [
+        "Negative interference, study toy",
+        "Test score in percent, finetuned and tested on the language; in brackets mono minus the model, in points:",
+        "positive is interference (the language does better alone), negative a gain from being trained together.",
+        "",
+        "languages  language  task      mono         joint       adapter",
+        "---------------------------------------------------------------",
+        "en-fr      en        NER (F1)  80.5  78.0 (+2.5)    80.5 (0.0)",
+        "                     POS (F1)  90.5  88.0 (+2.5)    90.5 (0.0)",
+        "           fr        NER (F1)  70.5  69.0 (+1.5)   72.0 (-1.5)",
+        "                     POS (F1)  80.5  79.0 (+1.5)   82.0 (-1.5)",
+        "en-hi      en        NER (F1)  80.5  77.5 (+3.0)*            –",
+        "                     POS (F1)  90.5  87.5 (+3.0)*            –",
+        "           hi        NER (F1)  60.5  62.5 (-2.0)*            –",
+        "mean                           79.1  77.4 (+1.7)             –",
+        "",
+        "* The 95 % confidence interval of the difference, over 2 seeds, excludes 0.",
+        "",
+        "Zero-shot transfer",
+        "Test score in percent, finetuned on the source language and tested on the language.",
+        "",
+        "languages  language  task      joint  adapter",
+        "---------------------------------------------",
+        "en-fr      fr        NER (F1)   50.5     52.0",
+        "                     POS (F1)   60.5     62.0",
+        "en-hi      hi        NER (F1)   40.0        –",
+        "mean                            50.3        –",
+    ]
+
+
+def test_text_with_one_seed_warns(chosen_scores: Make, store: str) -> None:
+    cells = {("mono", "fr", "ner", "fr", "fr"): {0: 70.0}, ("joint", "en-fr", "ner", "fr", "fr"): {0: 60.0}}
+    study = Study("small", (("en", "fr"),), ("mono", "joint"), ("ner",))
+    text = analysis.interference_text(results_of(chosen_scores(cells), study, store))
+    assert "60.0 (+10.0)" in text
+    assert "One seed: no intervals" in text
+    assert "Zero-shot" not in text
+
+
+def test_text_says_when_no_difference_is_certain(chosen_scores: Make, store: str) -> None:
+    cells = {
+        ("mono", "fr", "ner", "fr", "fr"): {0: 70.0, 1: 70.0},
+        ("joint", "en-fr", "ner", "fr", "fr"): {0: 60.0, 1: 75.0},
+    }
+    study = Study("small", (("en", "fr"),), ("mono", "joint"), ("ner",))
+    text = analysis.interference_text(results_of(chosen_scores(cells), study, store))
+    assert "over 2 seeds, all include 0" in text
+    assert "*" not in text
+
+
+def test_text_and_summaries_without_mono(chosen_scores: Make, store: str) -> None:
+    cells = {("joint", "en-fr", "ner", "en", "fr"): {0: 40.0}}
+    study = Study("small", (("en", "fr"),), ("joint",), ("ner",))
+    results = results_of(chosen_scores(cells), study, store)
+    text = analysis.interference_text(results)
+    assert text.startswith("Negative interference, study small: not known")
+    assert "40.0" in text
+    (summary,) = analysis.summarise(results)
+    assert summary["metrics"] == {"zero_shot/ner/f1/fr": 40.0, "zero_shot/mean": 40.0}
+
+
+def test_mono_column_is_over_all_seeds_of_mono(chosen_scores: Make, store: str) -> None:
+    cells = {
+        ("mono", "fr", "ner", "fr", "fr"): {0: 70.0, 1: 80.0},
+        ("joint", "en-fr", "ner", "fr", "fr"): {0: 60.0},
+        ("ffn", "en-fr", "ner", "fr", "fr"): {0: 65.0, 1: 75.0},
+    }
+    study = Study("small", (("en", "fr"),), ("mono", "joint", "ffn"), ("ner",))
+    lines = analysis.interference_text(results_of(chosen_scores(cells), study, store)).splitlines()
+    assert "en-fr fr NER (F1) 75.0 60.0 (+10.0) 70.0 (+5.0)*" in [" ".join(line.split()) for line in lines]
+    assert any("over the 1 to 2 seeds that both models have" in line for line in lines)
+
+
+def test_searched_recipes_are_those_of_models_with_several(results: analysis.Results) -> None:
+    recipes = searched_recipes(results)
+    assert recipes["recipe"].to_list() == ["warm", "cold", "partial"]
+    assert recipes["chosen"].to_list() == ["yes", "no", "no"]
+    assert recipes["pretrain.temperature"].to_list()[:2] == ["5", "1"]
