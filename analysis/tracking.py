@@ -66,8 +66,10 @@ def find_experiment(client: MlflowClient, study: str) -> Experiment:
 
 
 def read_runs(client: MlflowClient, experiment: Experiment, runs_per_page: int = 1000) -> list[Run]:
-    """All runs of an experiment, with their tags, parameters and last metric values; not the deleted ones, nor those that
-    an earlier version of the study left (tag `stale`)."""
+    """All runs of an experiment, with their tags, parameters and last metric values.
+
+    Not the deleted ones, nor those that an earlier version of the study left (tag `stale`).
+    """
     runs: list[Run] = []
     token: str | None = None
     with _without_garbage_collection():

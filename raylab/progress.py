@@ -132,10 +132,8 @@ def summary_of_plan(
     kinds = {kind: sum(job.kind == kind for job in jobs.values()) for kind in ("prepare", "pretrain", "finetune")}
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     seconds = sum(estimator.seconds(job) for job in missing) / slots
-    return (
-        f"{len(jobs)} jobs ({counted}), {len(jobs) - len(missing)} done already" + (
+    return f"{len(jobs)} jobs ({counted}), {len(jobs) - len(missing)} done already" + (
         f", about {_clock(seconds)} for the others" if missing else ""
-    )
     )
 
 

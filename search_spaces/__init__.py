@@ -1,0 +1,1 @@
+"""The studies that come with raylab: one YAML file each."""

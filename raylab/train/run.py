@@ -15,18 +15,15 @@ class Measurement(NamedTuple):
 
 
 class Run(Protocol):
-    """One job's work.
-
-    Attributes:
-        finished: All work is done, and `finish` may be called.
-        progress: Share of the work that is done, from 0 to 1.
-    """
+    """One job's work."""
 
     @property
-    def finished(self) -> bool: ...
+    def finished(self) -> bool:
+        """Whether all work is done, and `finish` may be called."""
 
     @property
-    def progress(self) -> float: ...
+    def progress(self) -> float:
+        """Share of the work that is done, from 0 to 1."""
 
     def advance(self, seconds: float) -> list[Measurement]:
         """Work for about `seconds` (at least one small unit of work) and return what was measured meanwhile."""
