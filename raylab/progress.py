@@ -23,14 +23,16 @@ class ProgressLines:
     Args:
         graph: The jobs.
         estimator: Estimates the time left, and learns from every job.
-        slots: How many jobs run at once.
         console: Where to print.
+
+    Attributes:
+        slots: How many jobs run at once.
     """
 
-    def __init__(self, graph: JobGraph, estimator: Estimator, slots: int, console: Console) -> None:
+    def __init__(self, graph: JobGraph, estimator: Estimator, console: Console) -> None:
         self._graph = graph
         self._estimator = estimator
-        self._slots = slots
+        self.slots = 1
         self._console = console
         self._running: dict[str, float] = {}
         self._last_line = time.monotonic()
@@ -79,28 +81,25 @@ class ProgressLines:
         """Say that a job failed, and what cannot run without it."""
         self._running.pop(job.key, None)
         without = f"; {len(skipped)} jobs that need it are left out" if skipped else ""
-        self._line(f"[red]FAILED[/red] {job.name}: {error}{without}")
+        self._line(f"FAILED {job.name}: {error}{without}", style="red")
         self._refresh()
 
-    def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
+    def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None, *, found: bool) -> None:
         """Say how good a trial of the search was."""
+        if found:
+            return
         shown = ", ".join(
             f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in values.items()
         )
         good = ", ".join(f"{name} {score:.1f}" for name, score in scores.items()) if scores else "failed"
         self._line(f"trial {number} ({shown}): {good}")
 
-    def _line(self, text: str) -> None:
+    def _line(self, text: str, style: str | None = None) -> None:
         self._last_line = time.monotonic()
         ended = self._graph.count(*ENDED)
         total = len(self._graph.jobs)
-        self._console.print(
-            f"[{ended:>{len(str(total))}}/{total}, {self._left()} left] ".replace("[", "\\["),
-            text,
-            sep="",
-            highlight=False,
-            soft_wrap=True,
-        )
+        place = f"[{ended:>{len(str(total))}}/{total}, {self._left()} left]"
+        self._console.print(f"{place} {text}", style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _refresh(self) -> None:
         if self._console.is_terminal:
@@ -121,7 +120,7 @@ class ProgressLines:
             for key, job in self._graph.jobs.items()
             if self._graph.states[key] not in ENDED
         )
-        return _clock(seconds / self._slots)
+        return _clock(seconds / self.slots)
 
 
 def summary_of_plan(

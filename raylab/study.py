@@ -12,11 +12,19 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from raylab.config import SearchConfig, StudyConfig
+from raylab.config import MetaConfig, ModelConfig, PretrainConfig, SearchConfig, StudyConfig
 from raylab.errors import InputError
 
-SEARCHABLE_SECTIONS = ("data", "model", "pretrain", "meta")
-"""Sections of the study whose fields a search may vary: those that a pretraining job is made of."""
+SEARCHABLE = {
+    "data": ("vocab_size", "meta_fraction"),
+    "model": tuple(ModelConfig.model_fields),
+    "pretrain": tuple(PretrainConfig.model_fields),
+    "meta": tuple(MetaConfig.model_fields),
+}
+"""Fields that a search may vary, by section of the study: those that a pretraining job is made of."""
+
+MOST_VALUES_CHECKED = 256
+"""Values of an integer range that are tried against the study's other fields before the search begins."""
 
 DISTRIBUTIONS = ("uniform", "loguniform", "int", "choice")
 
@@ -250,20 +258,17 @@ def _check_search(study: StudyConfig, search: SearchConfig, origin: str) -> None
     for path, distribution in search.space.items():
         where = f"{origin}: search.space.{path}"
         section, _, field = path.partition(".")
-        fields = list(type(getattr(study, section)).model_fields) if section in SEARCHABLE_SECTIONS else []
-        if field not in fields:
-            near = difflib.get_close_matches(
-                path, [f"{s}.{f}" for s in SEARCHABLE_SECTIONS for f in type(getattr(study, s)).model_fields], n=1
-            )
-            hint = f"did you mean {near[0]}?" if near else f"a field of {', '.join(SEARCHABLE_SECTIONS)} is needed"
-            raise InputError(f"{where}: no such field to search; {hint}")
-        for value in _extremes(distribution, where):
+        if field not in SEARCHABLE.get(section, ()):
+            paths = [f"{section}.{field}" for section, fields in SEARCHABLE.items() for field in fields]
+            near = difflib.get_close_matches(path, paths, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"a field of {', '.join(SEARCHABLE)} is needed"
+            raise InputError(f"{where}: not a field to search; {hint}")
+        for value in _examples(distribution, where):
             try:
                 with_values(study.model_copy(update={"search": None}), {path: value})
             except InputError as error:
-                raise InputError(
-                    f"{where}: {value!r} is not a value of this field ({str(error).partition(': ')[2]})"
-                ) from None
+                reason = str(error).rpartition("}: ")[2]
+                raise InputError(f"{where}: {value!r} is not a value of this field ({reason})") from None
     settings = study.finetune.settings if study.finetune else ()
     tasks = study.finetune.tasks if study.finetune else ()
     for name in search.objective:
@@ -275,11 +280,16 @@ def _check_search(study: StudyConfig, search: SearchConfig, origin: str) -> None
             )
     if not search.objective:
         raise InputError(f"{origin}: search.objective: empty; name at least one score, such as within/mean: max")
+    unknown = [variant for variant in search.variants or () if variant not in study.variants]
+    if unknown:
+        raise InputError(
+            f"{origin}: search.variants: found {unknown[0]!r}; one of the study's, {list(study.variants)}, is needed"
+        )
     if all(variant == "mono" for variant in search.variants or study.variants):
         raise InputError(f"{origin}: search.variants: nothing to search: a variant other than mono is needed")
 
 
-def _extremes(distribution: Mapping[str, Any], where: str) -> list[Any]:
+def _examples(distribution: Mapping[str, Any], where: str) -> list[Any]:
     if len(distribution) != 1 or next(iter(distribution)) not in DISTRIBUTIONS:
         raise InputError(
             f"{where}: found {dict(distribution)}; one of {', '.join(DISTRIBUTIONS)} is needed, e.g. uniform: [1, 5]"
@@ -296,4 +306,8 @@ def _extremes(distribution: Mapping[str, Any], where: str) -> list[Any]:
         raise InputError(f"{where}.{kind}: found {list(values)}; a logarithmic range starts above 0")
     if kind == "int" and any(value != int(value) for value in numbers):
         raise InputError(f"{where}.{kind}: found {list(values)}; whole numbers are needed")
-    return [int(value) for value in numbers] if kind == "int" else numbers
+    low, high = numbers
+    if kind == "int":
+        low, high = int(low), int(high)
+        return list(range(low, high + 1)) if high - low < MOST_VALUES_CHECKED else [low, high]
+    return [low, high, low + (high - low) * 0.414]  # between them, for a field that takes whole numbers only

@@ -10,16 +10,17 @@ import socket
 import sys
 import threading
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from raylab.config import StudyConfig, Variant
+from raylab.data.atomic import atomic_path
 from raylab.data.source import Source, open_source
 from raylab.errors import InputError
 from raylab.hashing import fingerprint
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
+
+LOGGING_SECONDS = 300.0
+"""How long the end of a sweep waits for MLflow to take in what is left."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -140,12 +144,8 @@ def sweep(
     jobs = plan(study, source)
     sizes = check_datasets(study, source, storage)
     search = _open_search(study, storage, source)
-    if fresh:
-        for key in jobs.jobs:
-            storage.discard(key)
-        if search is not None:
-            search.discard()
-            search = _open_search(study, storage, source)
+    if study.search:
+        _check_objectives(study, source)
 
     # Imported here because they take seconds: bad input is found before.
     from raylab.search.cluster import connect, interruptible, run_jobs
@@ -155,28 +155,34 @@ def sweep(
     stop = threading.Event()
     graph = JobGraph(storage.is_finished, lambda job: _priority(job, estimator))
     estimator = Estimator(storage, ChainMap(graph.jobs, jobs.jobs), sizes)
+
+    def plan_trial(values: Mapping[str, Any]) -> Plan:
+        return plan(with_values(study, values), source, _searched_variants(study))
+
     with ExitStack() as stack:
         stack.enter_context(interruptible(stop))
         background = stack.enter_context(ThreadPoolExecutor(1))
         tracking = background.submit(Tracker, uri, study, storage.root / "jobs", storage.root / "artifacts")
-        # Where nothing is left to run there is no need of Ray.
-        all_done = all(map(storage.is_finished, jobs.jobs)) and (search is None or search.exhausted)
-        slots = 1 if all_done else stack.enter_context(connect(address, study.scaling))
+        # Ray and MLflow start side by side; where nothing is left to run there is no need of Ray.
+        slots = None
+        if fresh or not all(map(storage.is_finished, jobs.jobs)) or (search and not search.exhausted):
+            slots = stack.enter_context(connect(address, study.scaling))
         tracker = tracking.result()
-        about = summary_of_plan(jobs.jobs, storage.is_finished, estimator, slots)
-        console.print(f"study {study.study}: {about}" + ("" if all_done else f"; {slots} at a time"))
-        _print_notes(jobs, console)
-        progress = stack.enter_context(ProgressLines(graph, estimator, slots, console))
-        searcher = JobSearcher(
-            graph,
-            storage,
-            worker_settings(storage, source, study.scaling),
-            [progress, tracker],
-            search,
-            lambda values: plan(with_values(study, values), source, _searched_variants(study)),
-        )
+        if fresh:
+            _forget(storage, jobs, search, plan_trial)
+            search = _open_search(study, storage, source)
+        progress = ProgressLines(graph, estimator, console)
+        settings = worker_settings(storage, source, study.scaling)
+        searcher = JobSearcher(graph, storage, settings, [progress, tracker], search, plan_trial)
         searcher.begin(jobs)
-        if not all_done:
+        if searcher.has_work:
+            slots = slots or stack.enter_context(connect(address, study.scaling))
+            progress.slots = slots
+        about = summary_of_plan(jobs.jobs, storage.is_finished, estimator, slots or 1)
+        console.print(f"study {study.study}: {about}" + (f"; {slots} at a time" if slots else ""))
+        _print_notes(jobs, console)
+        if slots:
+            stack.enter_context(progress)
             run_jobs(searcher, study.scaling, slots, storage.study_folder(study.study), stop)
     estimator.save()
     if stop.is_set():
@@ -185,6 +191,41 @@ def sweep(
         console.print(f"interrupted: {done} of {len(graph.jobs)} jobs are done; the same command goes on from here")
         return INTERRUPTED
     return _conclude(study, storage, uri, console, tracker, searcher, search)
+
+
+def _forget(
+    storage: Storage, jobs: Plan, search: TrialSearch | None, plan_trial: Callable[[Mapping[str, Any]], Plan]
+) -> None:
+    """Discard the results of a study's jobs, those of its trials too, and its search."""
+    keys = set(jobs.jobs)
+    if search is not None:
+        trials = [*search.under_way().values(), *(values for values, _ in search.complete().values())]
+        for values in trials:
+            keys |= set(plan_trial(values).jobs)
+        search.discard()
+    for key in keys:
+        storage.discard(key)
+
+
+def _check_objectives(study: StudyConfig, source: Source) -> None:
+    """Refuse a search for scores that no job of a trial will give.
+
+    Raises:
+        InputError: An objective has no score, for lack of languages or of labelled data.
+    """
+    assert study.search is not None
+    scores = set()
+    for job in plan(study, source, _searched_variants(study)).jobs.values():
+        if job.kind == "finetune":
+            for setting in job.labels["setting"].split(","):
+                scores |= {f"{setting}/mean", f"{setting}/{job.labels['task']}"}
+    for name in study.search.objective:
+        if name not in scores:
+            given = ", ".join(sorted(scores)) or "none"
+            raise InputError(
+                f"study {study.study}: search.objective.{name}: the languages and labelled data of this study "
+                f"give no such score; they give {given}"
+            )
 
 
 def check_datasets(study: StudyConfig, source: Source, storage: Storage) -> dict[tuple[str, str], int]:
@@ -205,7 +246,8 @@ def check_datasets(study: StudyConfig, source: Source, storage: Storage) -> dict
         if not mark.is_file():
             paths = {split: source.dataset(task, language, split) for split in ("train", "dev", "test")}
             counts = {split: len(get_task(task).read(path)) for split, path in paths.items() if path is not None}
-            mark.write_text(json.dumps(counts), encoding="utf-8")
+            with atomic_path(mark) as temporary:
+                temporary.write_text(json.dumps(counts), encoding="utf-8")
         sizes[task, language] = json.loads(mark.read_text(encoding="utf-8")).get("train", 0)
     return sizes
 
@@ -223,13 +265,16 @@ def _conclude(
     import analysis  # it imports MLflow and pandas, as slow as the imports of `sweep`
 
     tracker.mark_stale(searcher.graph.jobs)
-    tracker.flush()
+    logged = tracker.flush(LOGGING_SECONDS)
+    if not logged:
+        console.print(f"MLflow at {uri} is behind or away: the table lacks what it does not hold yet", markup=False)
     try:
         results = analysis.load(study.study, uri)
     except InputError as error:
-        console.print(f"no table: {error}")
+        console.print(f"no table: {error}", markup=False)
     else:
-        tracker.summaries(analysis.summarise(results))
+        if logged:
+            tracker.summaries(analysis.summarise(results))
         console.print()
         console.print(analysis.interference_text(results), highlight=False, markup=False)
     tracker.close()
@@ -237,13 +282,17 @@ def _conclude(
         _print_front(search, console)
     for key, (reason, _) in searcher.errors.items():
         console.print(f"FAILED {searcher.graph.jobs[key].name}: {reason}", markup=False)
-        console.print(f"       {storage.folder(key) / 'error.txt'}", markup=False)
+        if (storage.folder(key) / "error.txt").is_file():
+            console.print(f"       {storage.folder(key) / 'error.txt'}", markup=False)
+    failed_trials = search.failed() if search is not None else []
+    if failed_trials:
+        console.print(f"FAILED trials of the search: {failed_trials}; --fresh starts the search again", markup=False)
     if tracker.unlogged:
-        console.print(f"MLflow at {uri} is away: the next sweep of this study logs what it missed")
+        console.print(f"MLflow at {uri} is away: the next sweep of this study logs what it missed", markup=False)
     _print_places(study, storage, uri, console)
     if any(bad_input for _, bad_input in searcher.errors.values()):
         return BAD_INPUT
-    return SOME_FAILED if searcher.errors else DONE
+    return SOME_FAILED if searcher.errors or failed_trials else DONE
 
 
 def _print_places(study: StudyConfig, storage: Storage, uri: str, console: Console) -> None:

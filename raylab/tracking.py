@@ -61,6 +61,7 @@ class Tracker:
             self.experiment = self._experiment(artifacts)
             self._runs: dict[str, tuple[str, str]] = {}
             self._stale: set[str] = set()
+            self._trials: dict[str, dict[str, str]] = {}
             self._read_existing()
         except InputError:
             raise
@@ -94,12 +95,14 @@ class Tracker:
         """Mark the job's run as failed."""
         self._events.put((self._fail, job, error))
 
-    def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
+    def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None, *, found: bool) -> None:
         """Log one trial of the search: its values as parameters, its objectives as metrics."""
-        self._events.put((self._trial, number, values, scores))
+        params = dict(_leaves(values))
+        if not (found and self._trials.get(str(number)) == params):
+            self._events.put((self._trial, number, params, scores))
 
     def summaries(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Log one summary run per language set and variant, in place of the earlier ones."""
+        """Log one summary run per language set and variant, in place of all earlier ones."""
         self._events.put((self._summaries, list(rows)))
 
     def mark_stale(self, keys: Collection[str]) -> None:
@@ -139,10 +142,16 @@ class Tracker:
                     time.sleep(PATIENCE_SECONDS)
 
     def _start(self, job: Job) -> None:
-        stale = self._live.pop(job.key, None) or self._runs.pop(job.key, ("", ""))[0]
-        if stale:
-            self._client.delete_run(stale)
+        self._discard(job)
         self._create(job, int(time.time() * 1000))
+
+    def _discard(self, job: Job) -> None:
+        """Delete the job's run, which another takes the place of."""
+        run_id = self._live.get(job.key) or self._runs.get(job.key, ("", ""))[0]
+        if run_id:
+            self._client.delete_run(run_id)
+        self._live.pop(job.key, None)
+        self._runs.pop(job.key, None)
 
     def _create(self, job: Job, started: int) -> None:
         tags = {"kind": job.kind, "key": job.key, "study": self._study.study, **job.labels}
@@ -153,19 +162,19 @@ class Tracker:
 
     def _describe(self, job: Job) -> None:
         config = job.config.model_dump(mode="json")
-        params = _params({"finetune": config} if job.kind == "finetune" else config)
-        self._client.log_batch(self._live[job.key], params=params)
+        params = {"finetune": config} if job.kind == "finetune" else {**config, **job.context}
+        self._client.log_batch(self._live[job.key], params=_params(params))
 
     def _measure(self, job: Job, fresh: Sequence[tuple[str, float, int, int]]) -> None:
+        if job.key not in self._live:  # its run could not be made: `_finish` makes it from the record
+            return
         metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in fresh]
         for first in range(0, len(metrics), METRICS_PER_BATCH):
             self._client.log_batch(self._live[job.key], metrics=metrics[first : first + METRICS_PER_BATCH])
 
     def _finish(self, job: Job, record: Mapping[str, Any]) -> None:
         if job.key not in self._live:
-            stale, _ = self._runs.pop(job.key, ("", ""))
-            if stale:
-                self._client.delete_run(stale)
+            self._discard(job)
             self._torn.add(job.key)
             self._create(job, int(record["started"] * 1000))
         if job.key in self._torn:  # what is there already is not doubled: MLflow ignores an equal value
@@ -182,19 +191,23 @@ class Tracker:
     def _fail(self, job: Job, error: str) -> None:
         if job.key not in self._live:
             self._start(job)
-        run_id = self._live.pop(job.key)
+        run_id = self._live[job.key]
         self._client.set_tag(run_id, "error", error[:5000])
         self._client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED))
+        del self._live[job.key]
 
     def _trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
-        self._replace("trial", {"trial": str(number)}, f"trial {number}", values, scores or {}, failed=scores is None)
+        tags = {"trial": str(number)}
+        before = self._find({"kind": "trial", **tags})
+        self._log("trial", f"trial {number}", tags, values, scores or {}, failed=scores is None)
+        self._delete(before)
 
     def _summaries(self, rows: list[Mapping[str, Any]]) -> None:
+        before = self._find({"kind": "summary"})
         for row in rows:
             tags = {name: str(row[name]) for name in ("variant", "languages", "recipe") if row.get(name)}
-            place = {name: tags[name] for name in ("variant", "languages")}
-            name = f"{row['variant']} {row['languages']}"
-            self._replace("summary", place, name, row.get("params", {}), row["metrics"], tags=tags)
+            self._log("summary", f"{row['variant']} {row['languages']}", tags, row.get("params", {}), row["metrics"])
+        self._delete(before)
 
     def _mark_stale(self, keys: set[str]) -> None:
         for key, (run_id, _) in self._runs.items():
@@ -205,29 +218,31 @@ class Tracker:
                 self._client.delete_tag(run_id, "stale")
                 self._stale.remove(key)
 
-    def _replace(
+    def _log(
         self,
         kind: str,
-        place: Mapping[str, str],
         name: str,
+        tags: Mapping[str, str],
         params: Mapping[str, Any],
         metrics: Mapping[str, float],
         *,
-        tags: Mapping[str, str] | None = None,
         failed: bool = False,
     ) -> None:
-        """Log a run of this kind at this place (tags that name it), in place of the one before."""
-        condition = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in {"kind": kind, **place}.items())
-        before = self._client.search_runs([self.experiment], condition)
-        all_tags = {"kind": kind, "study": self._study.study, **place, **(tags or {})}
+        """Log a run that is complete at once."""
+        all_tags = {"kind": kind, "study": self._study.study, **tags}
         run_id = self._client.create_run(self.experiment, tags=all_tags, run_name=name).info.run_id
         now = int(time.time() * 1000)
-        self._client.log_batch(
-            run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()], params=_params(params)
-        )
+        values = [Metric(metric, value, now, 0) for metric, value in metrics.items()]
+        self._client.log_batch(run_id, metrics=values, params=_params(params))
         self._client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED if failed else RunStatus.FINISHED))
-        for run in before:
-            self._client.delete_run(run.info.run_id)
+
+    def _find(self, tags: Mapping[str, str]) -> list[str]:
+        condition = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+        return [run.info.run_id for run in self._client.search_runs([self.experiment], condition)]
+
+    def _delete(self, run_ids: Iterable[str]) -> None:
+        for run_id in run_ids:
+            self._client.delete_run(run_id)
 
     def _experiment(self, artifacts: Path) -> str:
         name = self._study.study
@@ -251,10 +266,14 @@ class Tracker:
         token = None
         while True:
             page = self._client.search_runs(
-                [self.experiment], "tags.key LIKE '%'", ViewType.ACTIVE_ONLY, max_results=5000, page_token=token
+                [self.experiment], "", ViewType.ACTIVE_ONLY, max_results=5000, page_token=token
             )
             for run in page:
-                key = run.data.tags["key"]
+                if run.data.tags.get("kind") == "trial":
+                    self._trials[run.data.tags["trial"]] = dict(run.data.params)
+                key = run.data.tags.get("key")
+                if key is None or self._runs.get(key, ("", ""))[1] == "FINISHED":
+                    continue
                 self._runs[key] = (run.info.run_id, run.info.status)
                 if "stale" in run.data.tags:
                     self._stale.add(key)

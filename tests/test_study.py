@@ -81,7 +81,7 @@ def test_scalars_are_yaml_1_2(write) -> None:
         ),
         (
             "study: s\nlanguages: [[en, fr]]\nsearch: {space: {finetune.epochs: {int: [1, 2]}}}\n",
-            ["search.space.finetune.epochs", "no such field"],
+            ["search.space.finetune.epochs", "not a field to search"],
         ),
         (
             "study: s\nlanguages: [[en, fr]]\nsearch: {space: {pretrain.temperature: {uniform: [0, 2]}}}\n",
@@ -96,6 +96,23 @@ def test_scalars_are_yaml_1_2(write) -> None:
             ["pretrain.temperature.uniform", "low < high"],
         ),
         ("study: s\nlanguages: [[en, fr]]\nsearch: {space: {}}\n", ["search.space: empty"]),
+        (
+            "study: s\nlanguages: [[en, fr]]\nsearch: {space: {data.demo_seed: {int: [0, 2]}}}\n",
+            ["search.space.data.demo_seed", "not a field to search"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nsearch: {space: {model.num_layers: {uniform: [1, 4]}}}\n",
+            ["search.space.model.num_layers", "2.242 is not a value"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nsearch: {space: {model.dim: {int: [64, 128]}}}\n",
+            ["search.space.model.dim", "65 is not a value", "num_heads 4 does not divide dim 65"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\n"
+            "search: {variants: [ffn], space: {pretrain.temperature: {uniform: [1, 2]}}}\n",
+            ["search.variants", "'ffn'", "['mono', 'joint']"],
+        ),
         (
             "study: s\nlanguages: [[en, fr]]\n"
             "search: {space: {pretrain.temperature: {uniform: [1, 2]}}, objective: {within/qa: max}}\n",

@@ -173,33 +173,84 @@ def test_ctrl_c_keeps_what_is_done_and_the_work_under_way(study: Study, tmp_path
 
 @pytest.mark.slow
 def test_a_job_whose_process_dies_is_run_again(study: Study, tmp_path: Path) -> None:
-    path = study(variants=["joint"])
-    process = _start(path)
-    _wait_for(lambda: len(_records(tmp_path)) >= 1, process)
-    workers = subprocess.run(
-        ["pgrep", "-f", "ray::.*JobWorker|ray::ResourceTrainable", "-s", "0"], capture_output=True, text=True
+    path = study(
+        variants=["joint"],
+        pretrain={"steps": 1200, "batch_size": 8, "sequence_length": 32, "valid_every": 1200},
+        finetune=None,
     )
-    pids = [int(pid) for pid in workers.stdout.split()] or _workers_of(process.pid)
-    assert pids
-    os.kill(pids[0], signal.SIGKILL)
+    process = _start(path)
+    _wait_for(lambda: len(_records(tmp_path)) == 1, process)  # prepared; the one other job is at work
+    time.sleep(3)
+    workers = [pid for pid, title in _descendants(process.pid) if "ray::" in title and "train" in title]
+    assert workers
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "FAILED" not in output
+    (record,) = (record for record in _records(tmp_path).values() if record["kind"] == "pretrain")
+    assert record["process"] not in workers
+    steps = [step for name, _, step, _ in record["history"] if name == "train/loss"]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 1200
 
 
-def _workers_of(pid: int) -> list[int]:
-    """Descendants of a process that are Tune's workers."""
-    found = []
+def _descendants(pid: int) -> list[tuple[int, str]]:
+    """The processes that a process started, and those that they started: id and title."""
+    parents, titles = {}, {}
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            title = (folder / "cmdline").read_text()
-        except OSError:
-            continue
-        if "ray::" in title and ("JobWorker" in title or "Trainable" in title):
-            found.append(int(folder.name))
+        if folder.name.isdigit():
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                titles[int(folder.name)] = (folder / "cmdline").read_text()
+            except OSError:
+                continue  # it has just ended
+    found, pending = [], [pid]
+    while pending:
+        parent = pending.pop()
+        children = [child for child, its_parent in parents.items() if its_parent == parent]
+        found += [(child, titles[child]) for child in children]
+        pending += children
     return found
+
+
+@pytest.mark.slow
+def test_a_relative_source_and_a_fresh_start(study: Study, corpus_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus_folder, tmp_path / "corpus")
+    path = study(data={"source": "corpus", "vocab_size": 150}, search=SEARCH, variants=["mono", "adapter"])
+    code, output = _sweep(path)
+    assert code == 0, output
+    first = _records(tmp_path)
+    # Bad input is found before anything is forgotten.
+    code, output = _sweep(path, "--fresh", "--tracking-uri", "http://127.0.0.1:9")
+    assert code == 2, output
+    assert _records(tmp_path) == first
+    code, again = _sweep(path, "--fresh")
+    assert code == 0, again
+    second = _records(tmp_path)
+    assert set(second) == set(first)
+    assert all(second[key]["started"] > first[key]["ended"] for key in first)
+    assert {key: record["result"] for key, record in second.items() if record["kind"] == "finetune"} == {
+        key: record["result"] for key, record in first.items() if record["kind"] == "finetune"
+    }
+
+
+@pytest.mark.slow
+def test_a_trial_that_failed_is_not_forgotten(study: Study) -> None:
+    path = study(
+        variants=["mono", "joint", "meta_adapter"],
+        finetune={
+            "tasks": ["ner"],
+            "epochs": 1,
+            "max_length": 64,
+            "grid": {"batch_size": [8], "learning_rate": [1e-3]},
+        },
+        search={"num_samples": 2, "variants": ["meta_adapter"], "space": {"meta.inner_lr": {"uniform": [1e30, 2e30]}}},
+    )
+    for _ in range(2):
+        code, output = _sweep(path)
+        assert code == 1, output
+        assert "FAILED trials of the search: [0, 1]" in output
 
 
 @pytest.mark.slow
@@ -245,6 +296,10 @@ def test_a_dry_run_lists_the_jobs_and_runs_nothing(
         (["{study}", "--set", "variants=[jiont]"], "variants.0: found 'jiont'"),
         (["{study}", "--set", "languages=[[aa, xx]]"], "the languages there are: aa, bb, cc"),
         (["{study}", "--set", "data.source=/nonexistent"], "/nonexistent"),
+        (
+            ["{study}", "--set", "search={space: {pretrain.steps: {int: [1, 9]}}, objective: {zero_shot/pos: max}}"],
+            "zero_shot/pos",
+        ),
         (["{study}", "--storage", "s3://bucket/x"], "--storage s3://bucket/x"),
         (["{study}", "--storage", "/dev/null/x"], "--storage /dev/null/x: cannot be written"),
     ],
@@ -253,7 +308,7 @@ def test_bad_input_is_one_line_and_exit_2(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     path = str(study())
-    arguments = [option.format(study=path) for option in options]
+    arguments = [option.replace("{study}", path) for option in options]
     if "--storage" not in arguments:
         arguments += ["--storage", str(tmp_path / "runs")]
     assert main(arguments) == 2

@@ -179,7 +179,7 @@ def test_a_failed_job_says_why_and_is_replaced_when_it_succeeds(uri: str, tmp_pa
 def test_summaries_and_trials_replace_the_earlier_ones(uri: str, tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         tracker = _tracker(uri, tmp_path)
-        tracker.trial(0, {"pretrain.temperature": 3.0}, {"within/mean": value})
+        tracker.trial(0, {"pretrain.temperature": 3.0}, {"within/mean": value}, found=False)
         tracker.summaries(
             [{"variant": "joint", "languages": "en-fr", "recipe": "r", "metrics": {"within/mean": value}}]
         )

@@ -102,7 +102,7 @@ def read_sentences(path: Path, *, invalid_utf8: InvalidUtf8 = "stop", reading: R
 
 def _content_numbers(sentences: list[str]) -> NDArray[np.uint64]:
     """Four 64-bit random numbers a sentence [n, 4], from its content alone."""
-    digests = [hashlib.blake2b(sentence.encode(), digest_size=32).digest() for sentence in sentences]
+    digests = [hashlib.blake2b(sentence, digest_size=32).digest() for sentence in map(str.encode, sentences)]
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 4)
 
 

@@ -8,7 +8,8 @@ FOLDER/statistics.json
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import chain
@@ -111,15 +112,14 @@ def prepare(job: PrepareJob, source: Source, folder: Path, report: Report | None
     report(f"training a tokenizer on {', '.join(job.languages)}", 0.0)
     tokenizer = _train_tokenizer(corpora.values(), folder / "tokenizer.model", job)
 
-    num_threads = torch.get_num_threads()  # Ray sets it to the cores that the job may use
     statistics = {}
     done = _TOKENIZER_SHARE
     for language, corpus in corpora.items():
         share = (1 - _TOKENIZER_SHARE) * corpus.size / sum(other.size for other in corpora.values())
         reading = Reading()
         with _open_writers(folder, language, tokenizer) as writers:
-            for split, sentences in corpus.blocks(reading):
-                writers[split].write(tokenizer.encode_batch(sentences, num_threads=num_threads))
+            for split, rows in _encode_ahead(corpus.blocks(reading), tokenizer):
+                writers[split].write(rows)
                 report(f"writing the tokens of {language}", done + share * reading.bytes / corpus.size)
         statistics[language] = _summary({split: writers[split].counts for split in SPLITS}, tokenizer, reading)
         done += share
@@ -154,6 +154,22 @@ def _open_writers(folder: Path, language: str, tokenizer: Tokenizer) -> Iterator
             writer = open_writer(path, vocab_size=tokenizer.vocab_size, end_id=tokenizer.eos_id)
             writers[split] = stack.enter_context(writer)
         yield writers
+
+
+def _encode_ahead(
+    blocks: Iterable[tuple[str, list[str]]], tokenizer: Tokenizer
+) -> Iterator[tuple[str, list[list[int]]]]:
+    """The token ids of each block's sentences, encoded while the block before is written and the one after is read."""
+    num_threads = torch.get_num_threads()  # Ray sets it to the cores that the job may use
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting: tuple[str, Future[list[list[int]]]] | None = None
+        for split, sentences in blocks:
+            following = split, pool.submit(tokenizer.encode_batch, sentences, num_threads=num_threads)
+            if waiting:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting:
+            yield waiting[0], waiting[1].result()
 
 
 def _summary(counts: Mapping[str, TokenCounts], tokenizer: Tokenizer, reading: Reading) -> dict[str, Any]:

@@ -86,11 +86,17 @@ class Source:
         assert value is not None
         return value
 
-    def dataset_fingerprint(self, task: str, language: str) -> str | None:
-        """Hash of the contents of a language's labelled files, or None without any; computed once per instance."""
-        key = (task, language)
+    def dataset_fingerprint(self, task: str, language: str, splits: tuple[str, ...] = _DATASET_SPLITS) -> str | None:
+        """Hash of the contents of a language's labelled files, or None without any; computed once per instance.
+
+        Args:
+            task: `ner`, `pos`, `qa` or `nli`.
+            language: As the folder is named.
+            splits: The files that count.
+        """
+        key = (task, language, *splits)
         if key not in self._fingerprints:
-            paths = {split: self.dataset(task, language, split) for split in _DATASET_SPLITS}
+            paths = {split: self.dataset(task, language, split) for split in splits}
             contents = {split: fingerprint_files([path]) for split, path in paths.items() if path is not None}
             self._fingerprints[key] = fingerprint(contents) if contents else None
         return self._fingerprints[key]
@@ -108,7 +114,7 @@ def open_source(config: DataConfig, storage: Path) -> Source:
     """
     if config.source == "demo":
         return Source(_demo_folder(config, storage / "demo"))
-    root = Path(config.source).expanduser()
+    root = Path(config.source).expanduser().resolve()  # workers have another working directory
     if not root.is_dir():
         raise InputError(f"data.source: no folder {root}; `demo`, or a folder with text/LANG/train.txt, would do")
     source = Source(root)

@@ -50,7 +50,7 @@ def connect(address: str | None, scaling: ScalingConfig) -> Iterator[int]:
             logging_level=logging.ERROR,
             configure_logging=True,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         if target is None:
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from raylab.config import ADAPTER_VARIANTS, FinetuneJob, ModelConfig, PretrainJob
+from raylab.data.atomic import atomic_path
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
 
@@ -43,7 +45,7 @@ class Estimator:
         self._jobs = jobs
         self._sizes = sizes
         self._ratios: defaultdict[str, list[float]] = defaultdict(list)
-        if self._path.is_file():
+        with contextlib.suppress(OSError, ValueError):  # without it, estimates start from counted operations again
             self._ratios.update(json.loads(self._path.read_text(encoding="utf-8")))
         self._rate: float | None = None
 
@@ -60,7 +62,8 @@ class Estimator:
 
     def save(self) -> None:
         """Keep what was learnt for the next sweep."""
-        self._path.write_text(json.dumps(self._ratios), encoding="utf-8")
+        with atomic_path(self._path) as temporary:
+            temporary.write_text(json.dumps(self._ratios), encoding="utf-8")
 
     def _counted(self, job: Job) -> float:
         if isinstance(job.config, PretrainJob):

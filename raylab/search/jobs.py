@@ -84,14 +84,11 @@ def _finetune(job: Job, storage: Storage, source: Source, device: str) -> Run:
             path = source.dataset(config.task, language, split)
             if path is not None:
                 datasets[language, split] = path
-    fingerprints = "-".join(
-        str(source.dataset_fingerprint(config.task, name)) for name in {key[0]: None for key in datasets}
-    )
     return FinetuneRun(
         config,
         encoder_folder=checkpoint / "model",
         prepared_folder=prepared,
         datasets=datasets,
-        fingerprint=fingerprints,
+        fingerprint=job.key,  # it holds the contents of the data
         device=device,
     )

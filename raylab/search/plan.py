@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from raylab.config import (
     ADAPTER_VARIANTS,
@@ -43,6 +43,7 @@ class Job:
         config: The resolved configuration.
         inputs: Keys of the jobs whose results this one reads.
         labels: The job's place on every axis of the study (variant, languages, task, ...), as text.
+        context: Configuration of the inputs that a reader of this job's results wants to see beside its own.
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class Job:
     config: PrepareJob | PretrainJob | FinetuneJob
     inputs: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict, hash=False, compare=False)
+    context: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
 
     def __str__(self) -> str:
         return self.name
@@ -121,9 +123,9 @@ def _plan_model(
         "seed": str(seed),
         "recipe": recipe,
     }
-    pretrain = result.add(
-        Job("pretrain", _key("pretrain", config.model_dump(mode="json"), [prepare.key]), config, (prepare.key,), labels)
-    )
+    key = _key("pretrain", config.model_dump(mode="json"), [prepare.key])
+    context = {"data": prepare.config.model_dump(mode="json", exclude={"languages"})}
+    pretrain = result.add(Job("pretrain", key, config, (prepare.key,), labels, context))
     if study.finetune:
         for job in _finetune_jobs(result, study.finetune, source, prepare, pretrain, config):
             result.add(job)
@@ -177,16 +179,19 @@ def _finetune_jobs(
         if not all(source.dataset(task, language, split) for split in ("train", "dev", "test")):
             result.note(f"{task}: no labelled {language} data with train, dev and test; left out")
             continue
-        is_source = language == model.languages[0] and len(model.languages) > 1
-        targets = [
-            target
-            for target in model.languages[1:]
-            if is_source and "zero_shot" in finetune.settings and source.dataset(task, target, "test")
-        ]
+        is_source = language == model.languages[0] and "zero_shot" in finetune.settings
+        targets = []
+        for target in model.languages[1:] if is_source else ():
+            there = [split for split in ("dev", "test") if source.dataset(task, target, split)]
+            if len(there) == 2:
+                targets.append(target)
+            elif there:
+                result.note(f"{task}: no labelled {target} data with dev and test; no zero-shot transfer to it")
         evaluated = ((language,) if "within" in finetune.settings else ()) + tuple(targets)
         if not evaluated:
             continue
-        data = [source.dataset_fingerprint(task, name) for name in dict.fromkeys((language, *evaluated))]
+        data = [source.dataset_fingerprint(task, language)]
+        data += [source.dataset_fingerprint(task, target, ("dev", "test")) for target in targets]
         settings = [name for name, used in (("within", language in evaluated), ("zero_shot", bool(targets))) if used]
         for batch_size, learning_rate in product(finetune.grid["batch_size"], finetune.grid["learning_rate"]):
             config = FinetuneJob(

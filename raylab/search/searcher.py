@@ -9,6 +9,7 @@ from ray.tune.search import Searcher
 
 from raylab.config import ScalingConfig
 from raylab.data.source import Source
+from raylab.errors import InputError
 from raylab.search.graph import JobGraph, State
 from raylab.search.plan import Job, Plan
 from raylab.search.storage import Storage
@@ -33,8 +34,8 @@ class Listener(Protocol):
     def failed(self, job: Job, error: str, skipped: list[Job]) -> None:
         """A job failed for good, and these others cannot run without it."""
 
-    def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
-        """A trial of the search ended; no scores: a job of it failed."""
+    def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None, *, found: bool) -> None:
+        """A trial of the search ended; no scores: a job of it failed; `found`: it ended before this sweep."""
 
 
 class JobSearcher(Searcher):
@@ -70,14 +71,18 @@ class JobSearcher(Searcher):
         self._search = search
         self._plan_trial = plan_trial
         self._running: dict[str, Job] = {}
-        self._begun: set[str] = set()
         self._trials: dict[int, tuple[Mapping[str, Any], list[Job]]] = {}
-        self._exhausted = search is None
+        self._exhausted = search is None or search.exhausted
         self.results: dict[str, Mapping[str, Any]] = {}
         self.errors: dict[str, tuple[str, bool]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher to restore a Tuner; a sweep goes on from the storage instead
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is left to run, or to ask for."""
+        return bool(self.graph.count(State.READY, State.WAITING)) or not self._exhausted
 
     def begin(self, plan: Plan) -> None:
         """Take the study's own jobs, and the trials that an interrupted sweep left."""
@@ -85,16 +90,22 @@ class JobSearcher(Searcher):
         if self._search is not None:
             for number, values in self._search.under_way().items():
                 self._add_trial(number, values)
-            for values in self._search.ended().values():
+            for number, (values, scores) in self._search.complete().items():
                 self._add(self._plan(values))
+                for listener in self._listeners:
+                    listener.trial(number, values, scores, found=True)
         self._tell_ended()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next job for Tune; None while all that could run waits for others."""
         while not self.graph.has_ready and self._ask():
             pass
-        job = self.graph.take()
-        if job is not None:
+        while (job := self.graph.take()) is not None:
+            if self._storage.is_finished(job.key):  # by a sweep of another study, meanwhile
+                self.graph.done(job.key)
+                self._done(job, self._storage.read_record(job.key), found=True)
+                self._tell_ended()
+                continue
             self._running[trial_id] = job
             return {**self._settings, "job": job}
         if self._exhausted and not self.graph.count(State.WAITING, State.RUNNING):
@@ -166,7 +177,14 @@ class JobSearcher(Searcher):
         return True
 
     def _add_trial(self, number: int, values: Mapping[str, Any]) -> None:
-        plan = self._plan(values)
+        assert self._search is not None
+        try:
+            plan = self._plan(values)
+        except InputError:  # values that each field takes, but not together
+            self._search.tell(number, None)
+            for listener in self._listeners:
+                listener.trial(number, values, None, found=False)
+            return
         self._add(plan)
         self._trials[number] = (values, list(plan.jobs.values()))
 
@@ -185,7 +203,7 @@ class JobSearcher(Searcher):
             scores = None if failed else objectives(self._search.config.objective, results)
             self._search.tell(number, scores)
             for listener in self._listeners:
-                listener.trial(number, values, scores)
+                listener.trial(number, values, scores, found=False)
 
 
 def worker_settings(storage: Storage, source: Source, scaling: ScalingConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from raylab.data.atomic import atomic_path
 from raylab.errors import InputError
 
 
@@ -72,26 +73,23 @@ class Storage:
     def write_record(self, key: str, record: dict[str, Any]) -> None:
         """Declare the job finished; its checkpoint is no longer needed."""
         folder = self.folder(key)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"result.json.{os.getpid()}"
-        temporary.write_text(json.dumps(record), encoding="utf-8")
-        temporary.replace(folder / "result.json")
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        with atomic_path(folder / "result.json") as temporary:
+            temporary.write_text(json.dumps(record), encoding="utf-8")
+        for name in ("checkpoint.pt", "error.txt"):
+            (folder / name).unlink(missing_ok=True)
 
     def write_checkpoint(self, key: str, state: dict[str, Any]) -> None:
         """Keep the state of a job under way, in place of the one before."""
         folder = self.folder(key)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"checkpoint.pt.{os.getpid()}"
-        torch.save(state, temporary)
-        temporary.replace(folder / "checkpoint.pt")
+        with atomic_path(folder / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
 
     def read_checkpoint(self, key: str) -> dict[str, Any] | None:
         """The last state of a job under way, or None."""
         path = self.folder(key) / "checkpoint.pt"
         if not path.is_file():
             return None
-        state: dict[str, Any] = torch.load(path, weights_only=False)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
         return state
 
     def discard(self, key: str) -> None:

@@ -39,6 +39,7 @@ class TrialSearch:
         self.config: SearchConfig = study.search
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         question = study.model_dump(mode="json", exclude={"description", "scaling"})
+        del question["data"]["source"]  # `data` stands for what lies there
         for name in ("num_samples", "storage", "concurrency"):  # more samples go on with the same search
             del question["search"][name]
         self.name = f"{study.study}-{fingerprint([question, data])}"
@@ -58,25 +59,31 @@ class TrialSearch:
         self._distributions = {path: _distribution(spec) for path, spec in self.config.space.items()}
         own = {path: value_at(study, path) for path in self._distributions}
         if not self._study.get_trials(deepcopy=False) and all(
-            distribution._contains(distribution.to_internal_repr(own[path]))
-            for path, distribution in self._distributions.items()
+            _holds(distribution, own[path]) for path, distribution in self._distributions.items()
         ):
             self._study.enqueue_trial(own)
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.params.keys() != self._distributions.keys():  # the driver died while it asked
+                self._study.tell(trial.number, state=TrialState.FAIL)
 
     def under_way(self) -> dict[int, dict[str, Any]]:
         """Values of the trials that were asked for and not yet told, by number: an interrupted sweep left them."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return {trial.number: dict(trial.params) for trial in trials}
 
-    def ended(self) -> dict[int, dict[str, Any]]:
-        """Values of the trials that were told, by number."""
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        return {trial.number: dict(trial.params) for trial in trials}
+    def complete(self) -> dict[int, tuple[dict[str, Any], dict[str, float]]]:
+        """Values and objectives of the trials that were told how good they are, by number."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return {t.number: (dict(t.params), dict(zip(self.config.objective, t.values, strict=True))) for t in trials}
+
+    def failed(self) -> list[int]:
+        """Numbers of the trials of which a job failed."""
+        return [trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))]
 
     @property
     def exhausted(self) -> bool:
         """Whether all trials were asked for and told."""
-        return len(self.ended()) >= self.config.num_samples
+        return len(self.complete()) + len(self.failed()) >= self.config.num_samples
 
     def ask(self) -> tuple[int, dict[str, Any]] | None:
         """Number and values of the next trial; None when all are asked for."""
@@ -132,6 +139,13 @@ def objectives(names: Mapping[str, str], results: list[tuple[Job, Mapping[str, A
     if any(name not in cells for name in names):
         return None
     return {name: sum(cells[name]) / len(cells[name]) for name in names}
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except (ValueError, TypeError):  # of another type, such as `current` among numbers
+        return False
 
 
 def _distribution(spec: Mapping[str, Any]) -> BaseDistribution:

@@ -130,3 +130,28 @@ def test_the_recipe_is_shared_by_seeds_only(corpus_folder: Path) -> None:
 def test_an_unknown_language_is_refused(corpus_folder: Path) -> None:
     with pytest.raises(InputError, match=r"'xx'.*aa, bb, cc"):
         plan(_study(languages=[["aa", "xx"]]), Source(corpus_folder))
+
+
+def test_a_target_without_a_dev_set_is_left_out_alone(corpus_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus_folder, tmp_path / "copy")
+    (tmp_path / "copy" / "ner" / "bb" / "dev.conll").unlink()
+    study = _study(variants=["joint"], languages=[["aa", "bb"]], finetune={"tasks": ["ner"]})
+    jobs = plan(study, Source(tmp_path / "copy"))
+    places = {
+        (job.labels["train_language"], job.labels["eval_language"])
+        for job in jobs.jobs.values()
+        if job.kind == "finetune"
+    }
+    assert places == {("aa", "aa")}
+    assert any("no zero-shot transfer" in note for note in jobs.notes)
+
+
+def test_what_a_job_does_not_read_is_not_in_its_key(corpus_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus_folder, tmp_path / "copy")
+    study = _study(variants=["joint"], languages=[["aa", "bb"]], finetune={"tasks": ["ner"]})
+    before = plan(study, Source(corpus_folder)).jobs
+    with (tmp_path / "copy" / "ner" / "bb" / "train.conll").open("a") as stream:
+        stream.write("\n\nmore\tO\n")
+    after = plan(study, Source(tmp_path / "copy")).jobs
+    changed = {before[key].labels["train_language"] for key in set(before) - set(after)}
+    assert changed == {"bb"}

@@ -65,8 +65,8 @@ def test_an_interrupted_search_goes_on_as_if_it_was_not(tmp_path: Path) -> None:
 def test_more_samples_go_on_with_the_same_search_and_other_data_is_another(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/trials.db"
     _asked(TrialSearch(_study(), url, "data"), 5)
-    assert len(TrialSearch(_study(num_samples=7), url, "data").ended()) == 5
-    assert TrialSearch(_study(), url, "other data").ended() == {}
+    assert len(TrialSearch(_study(num_samples=7), url, "data").complete()) == 5
+    assert TrialSearch(_study(), url, "other data").complete() == {}
 
 
 def test_the_front_holds_what_no_other_trial_beats(tmp_path: Path) -> None:
@@ -79,6 +79,7 @@ def test_the_front_holds_what_no_other_trial_beats(tmp_path: Path) -> None:
     assert asked is not None
     search.tell(asked[0], None)
     assert sorted(number for number, _, _ in search.best()) == [0, 1]
+    assert search.failed() == [3]
 
 
 def test_a_storage_that_cannot_be_opened_is_named() -> None:
@@ -125,3 +126,20 @@ def test_objectives_are_chosen_on_the_training_languages_dev_set() -> None:
         "zero_shot/pos": pytest.approx(10),
     }
     assert objectives({"zero_shot/mean": "max"}, [results[2]]) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "distribution"),
+    [
+        ("model.adapter_ratio", {"choice": [0.0625, 0.125]}),
+        ("meta.inner_lr", {"loguniform": [1e-4, 1]}),
+        ("pretrain.temperature", {"uniform": [2, 5]}),
+    ],
+)
+def test_own_values_outside_the_space_are_not_tried(tmp_path: Path, path: str, distribution: dict[str, Any]) -> None:
+    search = TrialSearch(_study(space={path: distribution}), f"sqlite:///{tmp_path}/trials.db", "data")
+    asked = search.ask()
+    assert asked is not None
+    (drawn,) = asked[1].values()
+    (values,) = distribution.values()
+    assert min(values) <= drawn <= max(values)
