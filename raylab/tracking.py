@@ -206,7 +206,9 @@ class Tracker:
         before = self._find({"kind": "summary"})
         for row in rows:
             tags = {name: str(row[name]) for name in ("variant", "languages", "recipe") if row.get(name)}
-            self._log("summary", f"{row['variant']} {row['languages']}", tags, row.get("params", {}), row["metrics"])
+            # As parameters too, which MLflow's compare view can plot against the metrics.
+            params = {"languages": row["languages"], "variant": row["variant"], **row.get("params", {})}
+            self._log("summary", f"{row['variant']} {row['languages']}", tags, params, row["metrics"])
         self._delete(before)
 
     def _mark_stale(self, keys: set[str]) -> None:
