@@ -8,7 +8,8 @@ FOLDER/statistics.json
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -27,6 +28,7 @@ from raylab.data.tokenizer import Tokenizer, train_tokenizer
 from raylab.errors import InputError
 
 _TOKENIZER_BYTES = 32 << 20  # text that the tokenizer is trained on, all languages together
+_RARE_CHARACTERS = 2e-4  # of any one language's characters, at most this share gets no piece
 _TOKENIZER_SHARE = 0.3  # of all work
 
 Report = Callable[[str, float], None]
@@ -110,7 +112,7 @@ def prepare(job: PrepareJob, source: Source, folder: Path, report: Report | None
         for language in job.languages
     }
     report(f"training a tokenizer on {', '.join(job.languages)}", 0.0)
-    tokenizer = _train_tokenizer(corpora.values(), folder / "tokenizer.model", job)
+    tokenizer = _train_tokenizer(list(corpora.values()), folder / "tokenizer.model", job)
 
     statistics = {}
     done = _TOKENIZER_SHARE
@@ -137,10 +139,26 @@ def _store_path(folder: Path, language: str, split: str) -> Path:
     return folder / "tokens" / language / f"{split}.arrow"
 
 
-def _train_tokenizer(corpora: Collection[Corpus], path: Path, job: PrepareJob) -> Tokenizer:
-    share = min(1.0, _TOKENIZER_BYTES / max(1, sum(corpus.train_size for corpus in corpora)))
-    sentences = chain.from_iterable(corpus.tokenizer_sample(share) for corpus in corpora)
-    train_tokenizer(sentences, path, job.vocab_size, text_name=f"the training text of {', '.join(job.languages)}")
+def _train_tokenizer(corpora: Sequence[Corpus], path: Path, job: PrepareJob) -> Tokenizer:
+    """Train on text in proportion to the square roots of the corpora's sizes (Lample and Conneau 2019, section 3.1).
+
+    In proportion to the sizes themselves, a small corpus would get few merges, and its characters would be among the
+    rarest of the whole text, which become <unk>. For the same reason, the characters left out are a share of the
+    smallest part of the text.
+    """
+    sizes = [max(1, corpus.train_size) for corpus in corpora]
+    parts = [math.sqrt(size * max(sizes)) for size in sizes]  # bytes: the largest corpus once, the others repeated
+    scale = min(1.0, _TOKENIZER_BYTES / sum(parts))
+    sentences = chain.from_iterable(
+        corpus.tokenizer_sample(scale * part / size) for corpus, part, size in zip(corpora, parts, sizes, strict=True)
+    )
+    train_tokenizer(
+        sentences,
+        path,
+        job.vocab_size,
+        character_coverage=1 - _RARE_CHARACTERS * min(parts) / sum(parts),
+        text_name=f"the training text of {', '.join(job.languages)}",
+    )
     return Tokenizer.load(path)
 
 

@@ -162,6 +162,7 @@ def test_the_tokenizer_sample_is_of_the_train_split(files: tuple[Path, Path]) ->
     sample = list(opened.tokenizer_sample(0.25))
     assert set(sample) < set(train)
     assert 150 < len(sample) < 250  # 4 standard deviations about 200
+    assert list(opened.tokenizer_sample(2.25)) == [*train, *train, *sample]
 
 
 def test_sizes_are_of_what_is_kept(files: tuple[Path, Path]) -> None:

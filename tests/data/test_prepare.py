@@ -113,6 +113,13 @@ def test_the_tokenizer_reads_a_bounded_sample(source: Source, tmp_path: Path, mo
         prepare(job, source, tmp_path / "sample")
 
 
+def test_a_small_corpus_beside_a_large_one_keeps_its_characters(source: Source, tmp_path: Path) -> None:
+    source.text("en", "train").write_text("\n".join(f"the cat sat on the mat {n}" for n in range(20_000)))
+    source.text("sw", "train").write_text("\n".join(f"बिल्ली चटाई पर {n}" for n in range(20)), encoding="utf-8")
+    statistics = prepare(_job("en", "sw", meta_fraction=0.0), source, tmp_path / "prepared")
+    assert statistics["sw"]["unknown_rate"] == 0
+
+
 def test_reports_progress(source: Source, tmp_path: Path) -> None:
     reports: list[tuple[str, float]] = []
     prepare(_job("en", "sw"), source, tmp_path / "prepared", lambda message, done: reports.append((message, done)))
