@@ -103,7 +103,7 @@ def test_adapters_start_near_the_identity() -> None:
 
 
 def test_adapter_is_equations_6_and_7() -> None:
-    adapter = make_encoder("adapter").layers[0].get_submodule("attention_adapter.lang_te")
+    adapter = make_encoder("adapter", adapter_activation="relu").layers[0].get_submodule("attention_adapter.lang_te")
     z = torch.randn(2, 3, SMALL.dim)
     down, up = adapter.get_parameter("down.weight"), adapter.get_parameter("up.weight")
     torch.testing.assert_close(adapter(z), torch.relu(z @ down.T) @ up.T + z)

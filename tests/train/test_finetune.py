@@ -129,7 +129,7 @@ def complete(run: FinetuneRun) -> list[Measurement]:
 
 @pytest.mark.parametrize("task", ["ner", "pos"])
 def test_learnable_problem_is_learned_and_transfers(start: Start, tmp_path: Path, task: str) -> None:
-    run = start(task=task, epochs=6, eval_languages=("aa", "bb"))
+    run = start(task=task, epochs=24, eval_languages=("aa", "bb"))
     complete(run)
     result = run.finish(tmp_path)
     assert result["scores"]["test"]["aa"]["f1"] > 95
