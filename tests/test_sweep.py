@@ -150,7 +150,7 @@ def test_a_killed_driver_leaves_nothing_to_repeat_and_the_same_table(study: Stud
 def test_ctrl_c_keeps_what_is_done_and_the_work_under_way(study: Study, tmp_path: Path) -> None:
     path = study(
         variants=["joint"],
-        pretrain={"steps": 1500, "batch_size": 8, "sequence_length": 32, "valid_every": 1500},
+        pretrain={"steps": 8000, "batch_size": 8, "sequence_length": 32, "valid_every": 8000},
         finetune=None,
     )
     process = _start(path)
@@ -175,7 +175,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_work_under_way(study: Study, tmp_path
 def test_a_job_whose_process_dies_is_run_again(study: Study, tmp_path: Path) -> None:
     path = study(
         variants=["joint"],
-        pretrain={"steps": 1200, "batch_size": 8, "sequence_length": 32, "valid_every": 1200},
+        pretrain={"steps": 8000, "batch_size": 8, "sequence_length": 32, "valid_every": 8000},
         finetune=None,
     )
     process = _start(path)
@@ -192,7 +192,7 @@ def test_a_job_whose_process_dies_is_run_again(study: Study, tmp_path: Path) -> 
     assert record["process"] not in workers
     steps = [step for name, _, step, _ in record["history"] if name == "train/loss"]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 1200
+    assert steps[-1] == 8000
 
 
 def _descendants(pid: int) -> list[tuple[int, str]]:
