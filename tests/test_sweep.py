@@ -181,7 +181,7 @@ def test_a_job_whose_process_dies_is_run_again(study: Study, tmp_path: Path) -> 
     process = _start(path)
     _wait_for(lambda: len(_records(tmp_path)) == 1, process)  # prepared; the one other job is at work
     time.sleep(3)
-    workers = [pid for pid, title in _descendants(process.pid) if "ray::" in title and "train" in title]
+    workers = [pid for pid, title in _descendants(process.pid) if title.startswith("ray::") and "Trainable" in title]
     assert workers
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
