@@ -16,7 +16,7 @@ from analysis.labels import main_metric, metric_label, task_label
 from analysis.study import Study
 from analysis.tables import number
 
-# Okabe and Ito's palette, without its yellow, which is faint on white.
+# Okabe and Ito's palette, without its yellow, which is faint on white; the last three are Tol's.
 _STYLES = {
     "joint": ("#0072B2", "o"),
     "ffn": ("#D55E00", "s"),
@@ -24,6 +24,9 @@ _STYLES = {
     "adapter": ("#009E73", "D"),
     "shared_adapter": ("#56B4E9", "v"),
     "meta_adapter": ("#CC79A7", "P"),
+    "norm": ("#332288", "<"),
+    "pcgrad": ("#882255", "*"),
+    "gradvac": ("#999933", "p"),
 }
 _OTHER_STYLE = ("#000000", "X")
 _DIVERGING = "RdBu_r"

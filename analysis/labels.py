@@ -14,6 +14,7 @@ PAPER_LABELS = {
     "shared_adapter": "+ share adpt",
     "meta_adapter": "+ meta adpt",
 }
+OTHER_LABELS = {"norm": "+ norm", "pcgrad": "PCGrad", "gradvac": "GradVac"}
 SETTING_LABELS = {"within": "Within-language Monolingual", "zero_shot": "Zero-shot Cross-lingual"}
 
 _MAIN_METRICS = {"ner": "f1", "pos": "f1", "qa": "f1", "nli": "accuracy"}
@@ -41,6 +42,6 @@ def in_metric_order(task: str, metrics: Iterable[str]) -> list[str]:
 
 
 def in_variant_order(variants: Iterable[str]) -> list[str]:
-    """Variants in the paper's order; those it does not have come last, by name."""
-    order = list(PAPER_LABELS)
+    """Variants in the paper's order; those it does not have come last."""
+    order = [*PAPER_LABELS, *OTHER_LABELS]
     return sorted(set(variants), key=lambda name: (order.index(name) if name in order else len(order), name))

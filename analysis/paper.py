@@ -7,7 +7,7 @@ from collections import Counter
 import pandas as pd
 
 from analysis.interference import SeedScores
-from analysis.labels import PAPER_LABELS, SETTING_LABELS, in_variant_order, main_metric, task_label
+from analysis.labels import OTHER_LABELS, PAPER_LABELS, SETTING_LABELS, in_variant_order, main_metric, task_label
 from analysis.statistics import mean_interval
 from analysis.study import Study
 
@@ -75,7 +75,7 @@ def _row_label(variant: str, study: Study) -> str:
     if variant == "joint":
         names = {{2: "JointPair", 3: "JointTri"}.get(len(languages), "Joint") for languages in study.language_sets}
         return names.pop() if len(names) == 1 else "Joint"
-    return PAPER_LABELS.get(variant, variant)
+    return {**PAPER_LABELS, **OTHER_LABELS}.get(variant, variant)
 
 
 def _mean(scores: dict[int, float]) -> float:

@@ -6,13 +6,16 @@ Every field says its meaning and unit where it is declared. `raylab.study.load_s
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Variant = Literal["mono", "joint", "ffn", "attn", "adapter", "shared_adapter", "meta_adapter"]
-VARIANTS: tuple[str, ...] = ("mono", "joint", "ffn", "attn", "adapter", "shared_adapter", "meta_adapter")
+Variant = Literal[
+    "mono", "joint", "ffn", "attn", "norm", "adapter", "shared_adapter", "meta_adapter", "pcgrad", "gradvac"
+]
+VARIANTS: tuple[str, ...] = get_args(Variant)
 ADAPTER_VARIANTS = frozenset({"adapter", "shared_adapter", "meta_adapter"})
+CONFLICT_VARIANTS = frozenset({"pcgrad", "gradvac"})
 
 TaskName = Literal["ner", "pos"]
 Setting = Literal["within", "zero_shot"]
@@ -60,7 +63,10 @@ class ModelConfig(_Config):
     adapter_activation: Literal["relu", "gelu"] = Field(
         "gelu", description="g in the paper's Eq. 6. relu has kinks that spoil finite differences early in training."
     )
-    dropout: Fraction = Field(0.1, description="Dropout probability of embeddings, sublayer outputs and attention.")
+    dropout: Fraction = Field(0.1, description="Dropout probability of embeddings and sublayer outputs.")
+    attention_dropout: Fraction | None = Field(
+        None, description="Dropout probability of attention weights; default: as dropout."
+    )
     max_length: PositiveInt = Field(512, description="Longest sequence, in tokens (size of the position table).")
 
     @model_validator(mode="after")
@@ -81,19 +87,35 @@ class ModelConfig(_Config):
 class PretrainConfig(_Config):
     """Masked-language-model pretraining."""
 
-    steps: PositiveInt = Field(300, description="Optimizer steps; each is one batch of one language.")
-    batch_size: PositiveInt = Field(32, description="Sequences per step.")
+    steps: PositiveInt = Field(
+        300, description="Steps; each is one batch of one language (pcgrad, gradvac: a share of each language)."
+    )
+    batch_size: PositiveInt = Field(32, description="Sequences per step, of all workers together.")
     sequence_length: PositiveInt = Field(
         64, description="Tokens per sequence; streams are cut to it, nothing is padded."
     )
     temperature: Positive = Field(1.0, description="T of language sampling, P_i ~ (L_i / sum_j L_j)^(1/T).")
     mask_probability: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.15, description="Share of tokens predicted.")
-    learning_rate: Positive = Field(5e-4, description="Peak of the inverse-square-root schedule.")
+    learning_rate: Positive = Field(5e-4, description="Peak of the schedule.")
+    schedule: Literal["inverse_sqrt", "linear", "cosine"] = Field(
+        "inverse_sqrt", description="After the warm-up: XLM's decay, or down to 0 at the last step."
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="Steps of linear warm-up to the peak.")
     clip_norm: Annotated[float, Field(ge=0.0)] = Field(
         0.0, description="Clip gradients to this L2 norm; 0: do not clip."
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; master weights stay float32.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="AdamW's decoupled decay of matrices; biases and layer norms never decay."
+    )
+    adam_betas: tuple[Fraction, Fraction] = Field(
+        (0.9, 0.98), description="AdamW's decay rates of the first and the second moment; default: XLM's."
+    )
+    adam_epsilon: Positive = Field(1e-8, description="AdamW's term against division by zero.")
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="tf32: matrix products on NVIDIA GPUs; bf16: autocast; fp16: autocast with a gradient scaler. "
+        "Master weights are float32 in all of them.",
+    )
     valid_every: PositiveInt = Field(100, description="Steps between two measurements of validation perplexity.")
     valid_batches: PositiveInt = Field(8, description="Most batches per language in one such measurement.")
 
@@ -109,6 +131,13 @@ class MetaConfig(_Config):
     inner_lr: Positive | Literal["current"] = Field(
         "current", description="beta of the inner step; `current`: the schedule's learning rate, as in the paper."
     )
+    inner_step: Literal["sgd", "adam"] = Field(
+        "sgd",
+        description="Inner step: plain (the paper), or divided as Adam divides, by the root of the second moment.",
+    )
+    validate_on: Literal["all", "others"] = Field(
+        "all", description="Languages of the validation loss: all of the set, or all but the one that trains."
+    )
     meta_every: PositiveInt = Field(
         1, description="Do the meta step on every k-th step; between, the adapters train plainly."
     )
@@ -117,6 +146,17 @@ class MetaConfig(_Config):
     )
     fidelity_every: Annotated[int, Field(ge=0)] = Field(
         100, description="Steps between two logs of the cosine with an exact product; 0: never."
+    )
+
+
+class ConflictConfig(_Config):
+    """How `pcgrad` and `gradvac` mend gradients of languages that conflict."""
+
+    granularity: Literal["model", "layer"] = Field(
+        "model", description="Compare gradients over the whole model, or over each layer by itself."
+    )
+    decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.01, description="gradvac: weight of a new cosine in the moving average that is its target."
     )
 
 
@@ -178,6 +218,10 @@ class ScalingConfig(_Config):
     num_workers: PositiveInt = Field(1, description="Training processes of one pretraining job.")
     use_gpu: bool = Field(False, description="One GPU for each worker.")
     cpus_per_worker: PositiveInt = Field(1, description="CPU cores, and threads, of each worker.")
+    accumulation: PositiveInt = Field(
+        1, description="Passes in which a worker takes its share of a batch, to save memory; the result is the same."
+    )
+    compile: bool = Field(False, description="Compile the encoder's layers with torch.compile when pretraining.")
     checkpoint_seconds: Positive = Field(60.0, description="Seconds of work between two resumable checkpoints.")
 
 
@@ -197,6 +241,7 @@ class StudyConfig(_Config):
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
     meta: MetaConfig = MetaConfig()
+    conflict: ConflictConfig = ConflictConfig()
     finetune: FinetuneConfig | None = FinetuneConfig()
     search: SearchConfig | None = None
     scaling: ScalingConfig = ScalingConfig()
@@ -221,6 +266,7 @@ class PretrainJob(_Config):
     model: ModelConfig
     pretrain: PretrainConfig
     meta: MetaConfig | None
+    conflict: ConflictConfig | None = None
 
 
 class FinetuneJob(_Config):

@@ -64,3 +64,17 @@ def mask_tokens(
     replaced = (draw >= probability * _MASKED) & (draw < probability * (_MASKED + _REPLACED))  # [B, T]
     inputs = tokens.masked_fill(draw < probability * _MASKED, mask_id)  # [B, T]
     return torch.where(replaced, replacements, inputs), labels
+
+
+def predicted(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Where tokens are to be predicted, and which.
+
+    Args:
+        labels: [..., T] the ids to predict, -100 elsewhere.
+
+    Returns:
+        Indices into the flattened labels, ascending, and the ids there; both [M].
+    """
+    flat = labels.flatten()
+    positions = (flat != IGNORED).nonzero().squeeze(1)
+    return positions, flat[positions]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raylab.config import ModelConfig
-from raylab.data.masking import IGNORED
 from raylab.errors import InputError
-from raylab.model.modules import LAYER_NORM_EPSILON, PER_LANGUAGE, Layer, PerLanguage, initialise, route
+from raylab.model.dropout import Dropout
+from raylab.model.modules import PER_LANGUAGE, Layer, PerLanguage, initialise, layer_norm, place, route
 
 MODEL_TYPE = "raylab"
 CONFIG_FILE = "config.json"
@@ -54,8 +54,8 @@ class Encoder(nn.Module):
         self.variant = variant
         self.tokens = nn.Embedding(vocab_size, config.dim)
         self.positions = nn.Embedding(config.max_length, config.dim)
-        self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPSILON)
-        self.dropout = nn.Dropout(config.dropout)
+        self.norm = place("norm", variant, self.languages, lambda: layer_norm(config))
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config, self.languages, variant) for _ in range(config.num_layers))
         self.output_bias = nn.Parameter(torch.zeros(vocab_size))
         self.apply(initialise)
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
             raise ValueError(f"sequences of {length} tokens; the model's max_length is {self.config.max_length}")
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]  # [B, 1, 1, T]
         x = self.tokens(input_ids) + self.positions.weight[:length]  # [B, T, d]
-        x = self.dropout(self.norm(x))  # [B, T, d]
+        x = self.dropout(route(self.norm, language)(x))  # [B, T, d]
         for layer in self.layers:
             x = layer(x, mask, language)  # [B, T, d]
         return x
@@ -89,24 +89,23 @@ class Encoder(nn.Module):
         """Scores [..., V] of every subword, from hidden states [..., d]; the matrix is the token embedding."""
         return F.linear(hidden, self.tokens.weight, self.output_bias)
 
-    def mlm_loss(self, input_ids: Tensor, labels: Tensor, language: str) -> tuple[Tensor, int]:
+    def mlm_loss(self, input_ids: Tensor, positions: Tensor, targets: Tensor, language: str) -> Tensor:
         """Masked-language-model loss of unpadded text.
 
         Only the predicted tokens, about one in seven, go through the output projection, which dominates small models.
 
         Args:
             input_ids: [B, T] token ids, some of them masked.
-            labels: [B, T] original ids, -100 where nothing is predicted.
+            positions: [M] where a token is to be predicted, as indices into the flattened [B T].
+            targets: [M] the original ids there.
             language: The language of the batch.
 
         Returns:
-            The mean cross-entropy in nats over the M predicted tokens (0 if there are none), and M.
+            The cross-entropy in nats, summed over the M predicted tokens: whoever knows how many there are in all
+            parts of the batch divides by their number.
         """
-        predicted = labels != IGNORED  # [B, T]
-        hidden = self(input_ids, None, language)[predicted]  # [M, d]
-        targets = labels[predicted]  # [M]
-        total = F.cross_entropy(self.mlm_logits(hidden), targets, reduction="sum")
-        return total / max(len(targets), 1), len(targets)
+        hidden = self(input_ids, None, language).flatten(0, 1)[positions]  # [M, d]
+        return F.cross_entropy(self.mlm_logits(hidden), targets, reduction="sum")
 
     def specific_parameters(self, language: str) -> dict[str, nn.Parameter]:
         """The parameters phi_i that text of this language alone goes through, by name; empty in a fully shared model.

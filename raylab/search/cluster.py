@@ -24,11 +24,9 @@ from ray.tune.experiment import Trial
 
 from raylab.config import ScalingConfig
 from raylab.errors import InputError
+from raylab.search.execution import RETRIES
 from raylab.search.searcher import JobSearcher
 from raylab.search.worker import JobWorker
-
-RETRIES = 3
-"""How often a job is started again after its process died."""
 
 
 @contextlib.contextmanager
@@ -36,10 +34,10 @@ def connect(address: str | None, scaling: ScalingConfig) -> Iterator[int]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start Ray in this machine, and leave it at the end.
 
     Yields:
-        How many jobs run at once.
+        How many jobs of one worker run at once.
 
     Raises:
-        InputError: No Ray answers at the address, or no node can hold one job.
+        InputError: No Ray answers at the address, or the cluster cannot hold one job.
     """
     target = address or os.environ.get("RAY_ADDRESS")
     try:
@@ -62,12 +60,12 @@ def connect(address: str | None, scaling: ScalingConfig) -> Iterator[int]:
 
 
 def slots(scaling: ScalingConfig) -> int:
-    """How many jobs the connected cluster can run at once.
+    """How many workers the connected cluster can run at once; all jobs but pretraining have one each.
 
     Raises:
-        InputError: Not even one.
+        InputError: Not even the workers of one job.
     """
-    total = 0
+    total = nodes = 0
     for node in ray.nodes():
         if not node["Alive"]:
             continue
@@ -76,12 +74,16 @@ def slots(scaling: ScalingConfig) -> int:
         if scaling.use_gpu:
             fits = min(fits, int(resources.get("GPU", 0)))
         total += fits
+        nodes += 1
+    needed = f"{scaling.cpus_per_worker} CPU" + (" and 1 GPU" if scaling.use_gpu else "")
+    resources = ray.cluster_resources()
+    have = f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU on {nodes} node{'s' * (nodes > 1)}"
     if total == 0:
-        needed = f"{scaling.cpus_per_worker} CPU" + (" and 1 GPU" if scaling.use_gpu else "")
-        have = ray.cluster_resources()
+        raise InputError(f"scaling: one worker needs {needed} on one node; the cluster has {have} in all")
+    if total < scaling.num_workers:
         raise InputError(
-            f"scaling: one job needs {needed} on one node; "
-            f"the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU in all"
+            f"scaling.num_workers: found {scaling.num_workers}, each with {needed} on one node; the cluster has {have} "
+            f"in all, which is room for {total}; at most {total} would do"
         )
     return total
 
@@ -118,7 +120,7 @@ def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, at_once: int, folder
     Args:
         searcher: The stream of jobs.
         scaling: What one job runs on.
-        at_once: How many jobs run at once.
+        at_once: How many jobs of one worker run at once.
         folder: For Tune's own notes while it runs; every node sees it.
         stop: Set to end early.
     """
@@ -126,7 +128,14 @@ def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, at_once: int, folder
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the progress lines say what failed
     # Jobs that wait for an actor: with one alone, short jobs would all go to the first actor and no other would start.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
-    resources = {"CPU": scaling.cpus_per_worker, "GPU": 1 if scaling.use_gpu else 0}
+    searcher.slots = at_once
+    bundle = {"CPU": scaling.cpus_per_worker, "GPU": 1 if scaling.use_gpu else 0}
+
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        # Of several workers none is the actor that watches them: it takes nothing.
+        workers = config["workers"]
+        return tune.PlacementGroupFactory([bundle] if workers == 1 else [{}, *[bundle] * workers])
+
     tuner = tune.Tuner(
         tune.with_resources(JobWorker, resources),
         tune_config=tune.TuneConfig(

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from raylab.config import (
     ADAPTER_VARIANTS,
+    CONFLICT_VARIANTS,
+    ConflictConfig,
     FinetuneConfig,
     FinetuneJob,
     MetaConfig,
@@ -157,7 +159,12 @@ def _pretrain_config(study: StudyConfig, languages: tuple[str, ...], variant: Va
         model=model,
         pretrain=pretrain,
         meta=_relevant_meta(study.meta) if variant == "meta_adapter" else None,
+        conflict=_relevant_conflict(study.conflict, variant) if variant in CONFLICT_VARIANTS else None,
     )
+
+
+def _relevant_conflict(conflict: ConflictConfig, variant: Variant) -> ConflictConfig:
+    return conflict if variant == "gradvac" else ConflictConfig(granularity=conflict.granularity)
 
 
 def _relevant_meta(meta: MetaConfig) -> MetaConfig:

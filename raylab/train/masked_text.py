@@ -9,9 +9,12 @@ from torch import Tensor
 
 from raylab.config import PretrainConfig
 from raylab.data.batches import Stream
-from raylab.data.masking import mask_tokens
+from raylab.data.masking import IGNORED, mask_tokens
 from raylab.data.prepare import Prepared
+from raylab.errors import InputError
 from raylab.seeding import generator
+
+_MOST_DRAWS = 20
 
 
 class Batch(NamedTuple):
@@ -38,10 +41,9 @@ class MaskedText:
         config: Batch size, sequence length and share of tokens to predict.
         batch_size: Sequences per batch; default: the configuration's.
         seed: Of the order of the batches and of their masks.
-        device: Where the batches go.
 
     Raises:
-        InputError: There is no such split, or it is empty.
+        InputError: There is no such split, or it is empty; later, a batch has no token that could be masked.
     """
 
     def __init__(
@@ -53,14 +55,12 @@ class MaskedText:
         *,
         batch_size: int | None = None,
         seed: int,
-        device: torch.device,
     ):
         self._name = f"{split}/{language}"
         self._language = language
         self._tokenizer = prepared.tokenizer
         self._probability = config.mask_probability
         self._seed = seed
-        self._device = device
         self._stream = Stream(
             prepared.store(language, split),
             batch_size=batch_size or config.batch_size,
@@ -78,12 +78,21 @@ class MaskedText:
         return [self._masked(tokens, index) for index, tokens in enumerate(self._stream.in_order(max_batches))]
 
     def _masked(self, tokens: Tensor, index: int) -> Batch:
-        inputs, labels = mask_tokens(
-            tokens,
-            mask_id=self._tokenizer.mask_id,
-            vocab_size=self._tokenizer.vocab_size,
-            special_ids=self._tokenizer.special_ids,
-            probability=self._probability,
-            generator=generator(self._seed, "masking", self._name, index),
+        """The batch with its masks: the first in a row of draws that masks anything, for a small one can miss."""
+        for draw in range(_MOST_DRAWS):
+            inputs, labels = mask_tokens(
+                tokens,
+                mask_id=self._tokenizer.mask_id,
+                vocab_size=self._tokenizer.vocab_size,
+                special_ids=self._tokenizer.special_ids,
+                probability=self._probability,
+                generator=generator(self._seed, "masking", self._name, index, *([draw] if draw else [])),
+            )
+            if bool((labels != IGNORED).any()):
+                return Batch(self._language, inputs, labels)
+        known = int((~torch.isin(tokens, torch.tensor(sorted(self._tokenizer.special_ids)))).sum())
+        raise InputError(
+            f"{self._name}: batch {index} has no masked token: {tokens.numel()} tokens, {known} of them neither unknown "
+            f"nor special, and pretrain.mask_probability {self._probability:g}; a larger one, more sequences or longer "
+            "ones would do"
         )
-        return Batch(self._language, inputs.to(self._device), labels.to(self._device))

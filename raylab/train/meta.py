@@ -30,6 +30,7 @@ French text, least and greatest of seven measurements from step 0 to 1500:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,8 @@ from torch.nn.utils import get_total_norm
 
 Parameters = dict[str, Tensor]
 Loss = Callable[[Parameters, Parameters], Tensor]
-Inner = tuple[Parameters, Callable[[Parameters], Parameters]]  # g, and the function that maps v to H v
+Losses = Loss | Sequence[Loss]
+Reduce = Callable[[list[Tensor]], None]
 
 
 class MetaGradient(NamedTuple):
@@ -56,9 +58,38 @@ class MetaGradient(NamedTuple):
     higher_order: Parameters
 
 
+class InnerProblem(NamedTuple):
+    """What a method is given to find g, and then products of H with a direction.
+
+    Attributes:
+        train: The parts of L_train; their mean is L_train.
+        difference: The same function, as it is to be evaluated where two gradients are subtracted.
+        theta: The shared parameters, leaves.
+        phi: The specific parameters, leaves.
+        step: Maps the direction v of a product to s, the factor of v in a difference, a scalar tensor.
+        reduce: Sums a list of tensors over all workers, in place; None: there is but one.
+    """
+
+    train: Sequence[Loss]
+    difference: Sequence[Loss]
+    theta: Parameters
+    phi: Parameters
+    step: Callable[[Parameters], Tensor]
+    reduce: Reduce | None
+
+    def difference_gradient(self, s: Tensor, v: Parameters) -> Parameters:
+        """grad_phi L_train(theta + s v, phi)."""
+        theta = _moved(self.theta, s, v)
+        (found,) = _gradients(self.difference, theta, self.phi, (self.phi,), self.reduce)
+        return found
+
+
+Inner = tuple[Parameters, Callable[[Parameters], Parameters]]  # g, and the function that maps v to H v
+
+
 def meta_gradient(
-    train_loss: Loss,
-    val_loss: Loss | Sequence[Loss],
+    train_loss: Losses,
+    val_loss: Losses,
     shared: Mapping[str, Tensor],
     specific: Mapping[str, Tensor],
     *,
@@ -66,21 +97,33 @@ def meta_gradient(
     method: str = "finite_difference",
     epsilon: float = 0.1,
     relative: bool = True,
+    difference_loss: Losses | None = None,
+    precondition: Callable[[Parameters], Parameters] | None = None,
+    reduce: Reduce | None = None,
 ) -> MetaGradient:
     """Gradient of the validation loss after one inner step, with respect to the specific parameters.
+
+    A loss may be given as a sequence of parts whose mean is the loss, such as languages or micro-batches: then the
+    activations of only one part are in memory at a time.
 
     Args:
         train_loss: Maps (shared, specific) to L_train, a scalar. It is called up to three times and must be the same
             function each time: if the model has dropout, the random stream must be set in here.
-        val_loss: Maps (shared, specific) to L_val, a scalar. Or several such functions, whose mean is L_val: then the
-            activations of only one of them are in memory at a time.
+        val_loss: Maps (shared, specific) to L_val, a scalar.
         shared: theta by name. Neither these tensors nor their `.grad` are changed.
         specific: phi by name, likewise.
         inner_lr: beta, the learning rate of the inner step.
         method: One of `METHODS`.
         epsilon: Step of a finite difference.
         relative: True: the step is epsilon * v / ||v||_2, of length epsilon in the space of theta. False: it is
-            epsilon * v, as in the paper's Eq. 8.
+            epsilon * v, as in the paper's Eq. 8. With `precondition`, read P * v for v.
+        difference_loss: L_train as it is to be evaluated where two gradients are subtracted: without the autocast that
+            `train_loss` may have. Default: `train_loss`.
+        precondition: Maps g by name to P by name, factors over 0 of the same shapes, taken as constants. The inner step
+            is then theta' = theta - beta * P * g, and the higher-order part -beta * H (P * v).
+        reduce: Called once on each list of gradients or Hessian products that was computed, to change it in place. With
+            several workers, of which each has a share of every loss such that the shares' sum is the loss, it sums over
+            the workers. If the losses are scaled, it takes the scale out.
 
     Raises:
         ValueError: The method is unknown.
@@ -95,55 +138,82 @@ def meta_gradient(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; one of {', '.join(METHODS)}")
-    val_losses = [val_loss] if callable(val_loss) else val_loss
     theta, phi = _leaves(shared), _leaves(specific)
-    g, product = METHODS[method](train_loss, theta, phi, epsilon, relative)
-    adapted = _moved(theta, -inner_lr, g)
+    train = _parts(train_loss)
+    difference = train if difference_loss is None else _parts(difference_loss)
+    g, product = METHODS[method](
+        InnerProblem(train, difference, theta, phi, lambda v: _step(v, epsilon, relative), reduce)
+    )
+    factors = precondition(g) if precondition is not None else None
+    adapted = _leaves(_moved(theta, -inner_lr, _scaled(g, factors)))
     del g
-    direct, v = _validation_gradients(val_losses, adapted, phi)
+    direct, v = _gradients(_parts(val_loss), adapted, phi, (phi, adapted), reduce)
     del adapted
-    higher_order = {name: -inner_lr * tensor for name, tensor in product(v).items()}
+    higher_order = {name: -inner_lr * tensor for name, tensor in product(_scaled(v, factors)).items()}
     return MetaGradient({name: direct[name] + higher_order[name] for name in phi}, direct, higher_order)
 
 
-def finite_difference(train_loss: Loss, theta: Parameters, phi: Parameters, epsilon: float, relative: bool) -> Inner:
+def finite_difference(inner: InnerProblem) -> Inner:
     """H v = [grad_phi L(theta + s v) - grad_phi L(theta - s v)] / 2s (Eq. 8), wrong by O(s^2)."""
-    (g,) = _gradients(train_loss(theta, phi), theta)
+    (g,) = _gradients(inner.train, inner.theta, inner.phi, (inner.theta,), inner.reduce)
 
     def product(v: Parameters) -> Parameters:
-        s = _step(v, epsilon, relative)
-        (plus,) = _gradients(train_loss(_moved(theta, s, v), phi), phi)
-        (minus,) = _gradients(train_loss(_moved(theta, -s, v), phi), phi)
-        return {name: (plus[name] - minus[name]) / (2 * s) for name in phi}
+        s = inner.step(v)
+        plus = inner.difference_gradient(s, v)
+        minus = inner.difference_gradient(-s, v)
+        return {name: (plus[name] - minus[name]) / (2 * s) for name in inner.phi}
 
     return g, product
 
 
-def forward_difference(train_loss: Loss, theta: Parameters, phi: Parameters, epsilon: float, relative: bool) -> Inner:
-    """H v = [grad_phi L(theta + s v) - grad_phi L(theta)] / s, wrong by O(s); the latter comes with g."""
-    g, here = _gradients(train_loss(theta, phi), theta, phi)
+def forward_difference(inner: InnerProblem) -> Inner:
+    """H v = [grad_phi L(theta + s v) - grad_phi L(theta)] / s, wrong by O(s); the latter comes with g.
+
+    So g comes from the loss of the differences too: two precisions must not meet in one of them.
+    """
+    g, here = _gradients(inner.difference, inner.theta, inner.phi, (inner.theta, inner.phi), inner.reduce)
 
     def product(v: Parameters) -> Parameters:
-        s = _step(v, epsilon, relative)
-        (plus,) = _gradients(train_loss(_moved(theta, s, v), phi), phi)
-        return {name: (plus[name] - here[name]) / s for name in phi}
+        s = inner.step(v)
+        plus = inner.difference_gradient(s, v)
+        return {name: (plus[name] - here[name]) / s for name in inner.phi}
 
     return g, product
 
 
-def exact(train_loss: Loss, theta: Parameters, phi: Parameters, epsilon: float, relative: bool) -> Inner:
-    """H v by differentiating g . v; `epsilon` and `relative` play no part."""
-    with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative
-        (g,) = _gradients(train_loss(theta, phi), theta, create_graph=True)
+def exact(inner: InnerProblem) -> Inner:
+    """H v by differentiating g . v; the length of a step plays no part.
+
+    The graph of g is kept for the product if L_train has one part. The graphs of several parts are made again one by
+    one, which costs another forward and backward pass: L_train comes in parts to save memory, and a graph that is kept
+    holds the activations of its part, and more.
+    """
+
+    def graph(loss: Loss) -> Parameters:
+        with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative
+            g = _differentiated(loss(inner.theta, inner.phi), list(inner.theta.values()), create_graph=True)
+        return dict(zip(inner.theta, g, strict=True))
+
+    if len(inner.train) == 1:
+        kept = graph(inner.train[0])
+        graphs = [lambda: kept]
+        g = dict(zip(kept, _reduced([tensor.detach() for tensor in kept.values()], inner.reduce), strict=True))
+    else:
+        graphs = [partial(graph, loss) for loss in inner.train]
+        with sdpa_kernel(SDPBackend.MATH):  # another kernel might draw another dropout mask
+            (g,) = _gradients(inner.train, inner.theta, inner.phi, (inner.theta,), inner.reduce)
 
     def product(v: Parameters) -> Parameters:
-        (found,) = _gradients(torch.stack([torch.sum(g[name] * v[name]) for name in theta]).sum(), phi)
+        def slope(graph: Callable[[], Parameters]) -> Loss:
+            return lambda theta, phi: torch.stack([torch.sum(part * v[name]) for name, part in graph().items()]).sum()
+
+        (found,) = _gradients([slope(graph) for graph in graphs], inner.theta, inner.phi, (inner.phi,), inner.reduce)
         return found
 
     return g, product
 
 
-METHODS: dict[str, Callable[[Loss, Parameters, Parameters, float, bool], Inner]] = {
+METHODS: dict[str, Callable[[InnerProblem], Inner]] = {
     "finite_difference": finite_difference,
     "forward_difference": forward_difference,
     "exact": exact,
@@ -157,41 +227,54 @@ def cosine(a: Parameters, b: Parameters) -> float:
     return dot / (norms[0] * norms[1]) if all(norms) else 0.0
 
 
+def _parts(loss: Losses) -> Sequence[Loss]:
+    return [loss] if callable(loss) else loss
+
+
 def _leaves(parameters: Mapping[str, Tensor]) -> Parameters:
     """The same tensors, in the same memory, as leaves of the graphs to come."""
     return {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
 
 
-def _moved(theta: Parameters, length: float, direction: Parameters) -> Parameters:
+def _moved(theta: Parameters, length: Tensor | float, direction: Parameters) -> Parameters:
     """theta + length * direction, as constants: a backward pass to phi then leaves out the gradients of theta."""
-    return {name: torch.add(theta[name].detach(), direction[name].detach(), alpha=length) for name in theta}
+    return {name: tensor.detach() + length * direction[name] for name, tensor in theta.items()}
 
 
-def _step(v: Parameters, epsilon: float, relative: bool) -> float:
+def _scaled(direction: Parameters, factors: Parameters | None) -> Parameters:
+    """factors * direction; no factors are ones."""
+    return direction if factors is None else {name: factors[name] * tensor for name, tensor in direction.items()}
+
+
+def _step(v: Parameters, epsilon: float, relative: bool) -> Tensor:
     """s, the factor of v in a finite difference."""
+    norm = get_total_norm(v.values())
     if not relative:
-        return epsilon
-    norm = get_total_norm(v.values()).item()
-    return epsilon / max(norm, torch.finfo(torch.float32).tiny)  # where v is 0, any step finds H v = 0
+        return torch.full_like(norm, epsilon)
+    return epsilon / norm.clamp(min=torch.finfo(torch.float32).tiny)  # where v is 0, any step finds H v = 0
 
 
-def _gradients(loss: Tensor, *groups: Parameters, create_graph: bool = False) -> list[Parameters]:
-    """The gradient of a loss for each group of parameters; 0 where the loss does not depend on one."""
+def _gradients(
+    losses: Sequence[Loss], theta: Parameters, phi: Parameters, groups: Sequence[Parameters], reduce: Reduce | None
+) -> list[Parameters]:
+    """The gradient of the mean of the losses for each group of parameters, reduced."""
     inputs = [tensor for group in groups for tensor in group.values()]
-    gradients = iter(torch.autograd.grad(loss, inputs, create_graph=create_graph, materialize_grads=True))
+    total = _differentiated(losses[0](theta, phi) / len(losses), inputs)
+    for loss in losses[1:]:
+        part = _differentiated(loss(theta, phi) / len(losses), inputs)
+        total = [a + b for a, b in zip(total, part, strict=True)]
+    gradients = iter(_reduced(total, reduce))
     return [{name: next(gradients) for name in group} for group in groups]
 
 
-def _validation_gradients(
-    val_losses: Sequence[Loss], adapted: Parameters, phi: Parameters
-) -> tuple[Parameters, Parameters]:
-    """d and v, the gradients of the mean validation loss with respect to phi and to theta'."""
-    adapted = _leaves(adapted)
-    direct: Parameters = {}
-    v: Parameters = {}
-    for val_loss in val_losses:
-        parts = _gradients(val_loss(adapted, phi) / len(val_losses), phi, adapted)
-        for total, part in zip((direct, v), parts, strict=True):
-            for name, gradient in part.items():  # not in place: what autograd returns may share memory
-                total[name] = total[name] + gradient if name in total else gradient
-    return direct, v
+def _differentiated(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False) -> Sequence[Tensor]:
+    """The gradient of a loss; 0 where the loss does not depend on an input."""
+    return torch.autograd.grad(loss, inputs, create_graph=create_graph, materialize_grads=True)
+
+
+def _reduced(tensors: Sequence[Tensor], reduce: Reduce | None) -> Sequence[Tensor]:
+    if reduce is None:
+        return tensors
+    own = [tensor.clone() for tensor in tensors]  # those that autograd returns may share memory
+    reduce(own)
+    return own

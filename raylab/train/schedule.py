@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from raylab.config import PretrainConfig
+
 
 def inverse_sqrt(step: int, *, peak: float, warmup_steps: int, initial: float = 1e-7) -> float:
     """Learning rate of XLM's schedule: a linear warm-up, then decay with the inverse square root of the step.
@@ -26,3 +28,53 @@ def inverse_sqrt(step: int, *, peak: float, warmup_steps: int, initial: float = 
     if step < warmup_steps:
         return initial + (peak - initial) * step / warmup_steps
     return peak * math.sqrt(max(warmup_steps, 1) / max(step, 1))
+
+
+def linear(step: int, *, peak: float, warmup_steps: int, total_steps: int, initial: float = 1e-7) -> float:
+    """A linear warm-up, then a linear fall that reaches 0 one step after the last.
+
+    Args:
+        step: Optimizer steps done, from 0.
+        peak: Learning rate at `step == warmup_steps`.
+        warmup_steps: Steps from `initial` to `peak`.
+        total_steps: The last step.
+        initial: Learning rate at step 0 of a warm-up.
+
+    Raises:
+        ValueError: `step` or `warmup_steps` is negative.
+
+    Example:
+        >>> [linear(step, peak=1.0, warmup_steps=2, total_steps=5, initial=0.0) for step in (0, 1, 2, 4, 5, 6)]
+        [0.0, 0.5, 1.0, 0.5, 0.25, 0.0]
+    """
+    if step < warmup_steps:
+        return inverse_sqrt(step, peak=peak, warmup_steps=warmup_steps, initial=initial)
+    return peak * (1 - _share_done(step, warmup_steps, total_steps))
+
+
+def cosine(step: int, *, peak: float, warmup_steps: int, total_steps: int, initial: float = 1e-7) -> float:
+    """A linear warm-up, then half a period of a cosine that reaches 0 one step after the last.
+
+    Args and errors as `linear`'s.
+
+    Example:
+        >>> [round(cosine(step, peak=1.0, warmup_steps=0, total_steps=3), 3) for step in (0, 1, 2, 3, 4)]
+        [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if step < warmup_steps:
+        return inverse_sqrt(step, peak=peak, warmup_steps=warmup_steps, initial=initial)
+    return peak * (1 + math.cos(math.pi * _share_done(step, warmup_steps, total_steps))) / 2
+
+
+def _share_done(step: int, warmup_steps: int, total_steps: int) -> float:
+    if step < 0 or warmup_steps < 0:
+        raise ValueError(f"step and warmup_steps must not be negative; found {step} and {warmup_steps}")
+    return min(1.0, (step - warmup_steps) / max(total_steps + 1 - warmup_steps, 1))
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """The learning rate of a step, from 1, of a pretraining job."""
+    if config.schedule == "inverse_sqrt":
+        return inverse_sqrt(step, peak=config.learning_rate, warmup_steps=config.warmup_steps)
+    fall = {"linear": linear, "cosine": cosine}[config.schedule]
+    return fall(step, peak=config.learning_rate, warmup_steps=config.warmup_steps, total_steps=config.steps)

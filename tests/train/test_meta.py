@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raylab.config import ModelConfig
+from raylab.data.masking import predicted
 from raylab.model import Encoder
 from raylab.train.meta import METHODS, MetaGradient, cosine, meta_gradient
 
@@ -27,7 +28,8 @@ class Objective(nn.Module):
         self.encoder = encoder
 
     def forward(self, inputs: Tensor, labels: Tensor, language: str) -> Tensor:
-        return self.encoder.mlm_loss(inputs, labels, language)[0]
+        positions, targets = predicted(labels)
+        return self.encoder.mlm_loss(inputs, positions, targets, language) / len(targets)
 
 
 class Problem:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylab.train.schedule import inverse_sqrt
+from raylab.config import PretrainConfig
+from raylab.train.schedule import cosine, inverse_sqrt, learning_rate, linear
 
 peaks = st.floats(1e-5, 1.0)
 warmups = st.integers(0, 10_000)
@@ -53,3 +54,37 @@ def test_without_warmup_starts_at_the_peak() -> None:
 def test_negative_is_refused(step: int, warmup: int) -> None:
     with pytest.raises(ValueError, match="negative"):
         inverse_sqrt(step, peak=1.0, warmup_steps=warmup)
+
+
+@pytest.mark.parametrize("schedule", [linear, cosine])
+@given(peak=peaks, warmup=st.integers(0, 50), after=st.integers(1, 50))
+def test_falls_to_nothing_just_after_the_last_step(schedule: object, peak: float, warmup: int, after: int) -> None:
+    assert callable(schedule)
+    total = warmup + after
+    rates = [schedule(step, peak=peak, warmup_steps=warmup, total_steps=total) for step in range(total + 3)]
+    assert rates[warmup] == pytest.approx(peak)
+    assert all(later > earlier for earlier, later in zip(rates[:warmup], rates[1 : warmup + 1], strict=True))
+    assert all(later < earlier for earlier, later in zip(rates[warmup:total], rates[warmup + 1 : total + 1], strict=True))
+    assert rates[total] > 0
+    assert rates[total + 1 :] == pytest.approx([0.0, 0.0], abs=1e-12)
+
+
+def test_half_way_both_are_at_half_the_peak() -> None:
+    for schedule in (linear, cosine):
+        assert schedule(6, peak=1.0, warmup_steps=2, total_steps=9) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("schedule", [linear, cosine])
+def test_negative_steps_are_refused(schedule: object) -> None:
+    assert callable(schedule)
+    with pytest.raises(ValueError, match="negative"):
+        schedule(-1, peak=1.0, warmup_steps=5, total_steps=9)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("inverse_sqrt", (2 / 4) ** 0.5), ("linear", 7 / 9), ("cosine", 0.883)])
+def test_a_job_names_its_schedule(name: str, rate: float) -> None:
+    config = PretrainConfig.model_validate(
+        {"schedule": name, "learning_rate": 0.1, "warmup_steps": 2, "steps": 10}
+    )
+    assert learning_rate(config, 1) == pytest.approx(0.05, rel=1e-5)
+    assert learning_rate(config, 4) == pytest.approx(0.1 * rate, rel=1e-3)
