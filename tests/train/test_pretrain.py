@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from raylab.config import MetaConfig, ModelConfig, PrepareJob, PretrainConfig, PretrainJob
+from raylab.config import VARIANTS, ConflictConfig, MetaConfig, ModelConfig, PrepareJob, PretrainConfig, PretrainJob
 from raylab.data.prepare import prepare
 from raylab.data.source import Source
+from raylab.errors import InputError
 from raylab.model import Encoder
 from raylab.train.pretrain import PretrainRun
 from raylab.train.run import Measurement
@@ -45,6 +46,7 @@ def make_job(variant: str = "joint", *, meta: dict[str, Any] | None = None, **pr
             "model": ModelConfig(num_layers=1, dim=16, num_heads=2, ffn_dim=32, max_length=16),
             "pretrain": PretrainConfig(**{**TINY, "steps": 20, **pretrain}),
             "meta": MetaConfig(**{"inner_lr": 0.1, "fidelity_every": 0, **(meta or {})}),
+            "conflict": ConflictConfig(),
         }
     )
 
@@ -73,7 +75,7 @@ def changed(before: dict[str, torch.Tensor], encoder: Encoder) -> bool:
     return any(not torch.equal(tensor, encoder.get_parameter(name)) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("variant", ["mono", "joint", "ffn", "attn", "adapter", "shared_adapter", "meta_adapter"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_training_reduces_the_loss(variant: str, prepared: Path) -> None:
     run, measurements = train(make_job(variant, steps=60, valid_every=20), prepared)
     losses = by_name(measurements)["train/loss"]
@@ -93,6 +95,57 @@ def test_measurements(prepared: Path) -> None:
     assert list(found["valid/perplexity/aa"]) == list(found["valid/perplexity/bb"]) == [10, 20, 25]
     assert list(found["meta/fidelity"]) == [6, 10, 16, 20]  # the first even step from each multiple of 5 on
     assert all(-1 <= value <= 1 for value in found["meta/fidelity"].values())
+
+
+def test_gradient_surgery_measures_conflicts_and_takes_a_share_of_each_language(prepared: Path) -> None:
+    run, measurements = train(make_job("pcgrad", steps=25), prepared)
+    found = by_name(measurements)
+    assert list(found["conflict/cosine"]) == list(found["conflict/share"]) == [20, 25]
+    assert run.finish(prepared.parent / "pcgrad")["train_tokens"] == 25 * 8 * 16  # as many as of any other variant
+
+
+def test_validation_on_the_others_only(prepared: Path, tmp_path: Path) -> None:
+    """The meta-gradient of a step's language then does not depend on the meta split of that language."""
+    run = PretrainRun(make_job("meta_adapter", steps=1), prepared_folder=prepared)
+    before = {language: copies(run.encoder.specific_parameters(language)) for language in LANGUAGES}
+    run.advance(UNTIMED)
+    (language,) = [name for name in LANGUAGES if changed(before[name], run.encoder)]
+    (other,) = {*LANGUAGES} - {language}
+    folder = tmp_path / "prepared"
+    shutil.copytree(prepared, folder)
+    shutil.copy(folder / "tokens" / other / "meta.arrow", folder / "tokens" / language / "meta.arrow")
+    for validate_on, matters in (("all", True), ("others", False)):
+        job = make_job("meta_adapter", steps=1, meta={"validate_on": validate_on})
+        first, second = (train(job, text)[0].encoder for text in (prepared, folder))
+        assert changed(before[language], first)
+        assert changed(copies(first.specific_parameters(language)), second) == matters
+
+
+def test_float16_logs_what_it_skips(prepared: Path) -> None:
+    _, measurements = train(make_job("joint", steps=40, precision="fp16"), prepared)
+    found = by_name(measurements)
+    assert list(found["train/skipped_steps"]) == list(found["train/loss_scale"]) == [20, 40]
+    assert found["train/loss_scale"][40] == 65536 / 2 ** found["train/skipped_steps"][40]
+    assert found["train/loss"][40] < found["train/loss"][20]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_schedules_end_near_zero(schedule: str, prepared: Path) -> None:
+    _, measurements = train(make_job(steps=40, schedule=schedule), prepared)
+    rates = by_name(measurements)["train/learning_rate"]
+    assert 0 < rates[40] < 0.1 * rates[20]
+
+
+def test_a_batch_always_has_a_masked_token(prepared: Path) -> None:
+    """A batch of 16 tokens at 2% has none three times in four: then its mask is drawn again."""
+    run = PretrainRun(make_job(steps=40, batch_size=1, mask_probability=0.02), prepared_folder=prepared)
+    losses = [m.value for m in run.advance(UNTIMED) if m.name == "train/loss"]
+    assert min(losses) > 1.0  # zeros would pull the mean down to a quarter of the chance level, log 120
+
+
+def test_a_batch_without_a_masked_token_is_bad_input(prepared: Path) -> None:
+    with pytest.raises(InputError, match=r"valid/aa: batch 0 has no masked token: 16 tokens.*mask_probability 1e-09"):
+        PretrainRun(make_job(batch_size=1, mask_probability=1e-9), prepared_folder=prepared)
 
 
 def test_fidelity_is_high_where_the_difference_is_good(prepared: Path) -> None:
@@ -122,13 +175,15 @@ def test_advance_keeps_to_its_time_and_does_at_least_a_step(prepared: Path) -> N
         ("adapter", {}),
         ("meta_adapter", {"fidelity_every": 4}),
         ("meta_adapter", {"method": "exact", "batch_size": 3, "meta_every": 2}),
+        ("meta_adapter", {"inner_step": "adam", "validate_on": "others"}),
+        ("gradvac", {}),
     ],
 )
-@pytest.mark.parametrize("stop", [3, 10])
+@pytest.mark.parametrize(("stop", "precision"), [(3, "fp32"), (10, "fp32"), (10, "bf16"), (10, "fp16")])
 def test_resume_is_exact_to_the_bit(
-    variant: str, meta: dict[str, Any], stop: int, prepared: Path, tmp_path: Path
+    variant: str, meta: dict[str, Any], stop: int, precision: str, prepared: Path, tmp_path: Path
 ) -> None:
-    job = make_job(variant, steps=14, meta=meta)
+    job = make_job(variant, steps=14, meta=meta, precision=precision, schedule="cosine")
     whole, expected = train(job, prepared)
 
     first = PretrainRun(job, prepared_folder=prepared)
