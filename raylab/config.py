@@ -126,7 +126,9 @@ class MetaConfig(_Config):
     method: Literal["finite_difference", "forward_difference", "exact"] = Field(
         "finite_difference", description="How H v is computed."
     )
-    epsilon: Positive = Field(0.1, description="Step of the finite difference.")
+    epsilon: Positive = Field(
+        0.01, description="Step of the finite difference; what is subtracted is computed in float32."
+    )
     relative: bool = Field(True, description="Divide epsilon by ||v||_2; false: the paper's absolute step.")
     inner_lr: Positive | Literal["current"] = Field(
         "current", description="beta of the inner step; `current`: the schedule's learning rate, as in the paper."

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
+
+torch.set_num_threads(1)  # models of tests are so small that a second thread only waits for the first
 
 _KIT = Path(__file__).parents[1].parent / "shared" / "data"
 

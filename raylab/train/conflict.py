@@ -242,9 +242,10 @@ def _coefficients(group: str, inner: Tensor, generator: torch.Generator, change:
     for i, row in enumerate(coefficients):  # a view: what is added to it changes C
         for j in torch.randperm(size, generator=generator).tolist():
             norm = (row @ inner @ row).clamp(min=0.0).sqrt().item()
-            if i == j or norm == 0 or norms[j] == 0:
-                continue  # there is no angle with a vector of length 0
-            cosine = (row @ inner[:, j]).item() / (norm * norms[j].item())
+            lengths = norm * norms[j].item()
+            if i == j or not 0 < lengths < math.inf:
+                continue  # there is no angle with a vector of length 0, nor with one that overflowed
+            cosine = (row @ inner[:, j]).item() / lengths
             row[j] += change(_Pair((group, i, j), norm, norms[j].item(), min(max(cosine, -1.0), 1.0)))
     return coefficients
 

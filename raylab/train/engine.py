@@ -8,6 +8,7 @@ up to rounding and dropout.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -114,6 +115,7 @@ class Engine:
         self.precision = Precision(config.precision, self._device)
         self._surgery = SURGERY[surgery](conflict) if surgery is not None and conflict is not None else None
         self._conflicts: list[tuple[float, float]] = []  # mean cosine and share of conflicts, since last asked for
+        self._compiled = compile
         if compile:
             encoder.compile_layers()
 
@@ -200,7 +202,7 @@ class Engine:
             for whole in (batch, *held_out)
         ]
         self.encoder.eval()
-        with torch.compiler.set_stance("force_eager"):
+        with self._eagerly():
             found = self._meta_gradient(number, batch, held_out, alone=True)
             exact = self._meta_gradient(number, batch, held_out, alone=True, exact=True)
         self.encoder.train()
@@ -211,7 +213,7 @@ class Engine:
         """Mean loss over the masked tokens of all batches, without dropout; the workers share the batches."""
         self.encoder.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        with torch.compiler.set_stance("force_eager"):
+        with self._eagerly():
             for batch in batches[self._workers.rank :: self._workers.size]:
                 (part,) = self._parts(batch, alone=True)
                 sums[0] += self._loss(part, {}) * part.total
@@ -267,6 +269,7 @@ class Engine:
         """The meta-gradient as configured, or the exact one in float32."""
         assert self._meta is not None
         rate = self.learning_rate(number)
+        method = "exact" if exact else self._meta.method
         scale, scaled = self.precision.scale(), self.precision.scaler.is_enabled()
 
         def losses(batch: Batch, split: str, full: bool) -> list[Loss]:
@@ -288,20 +291,28 @@ class Engine:
         def precondition(gradients: Parameters) -> Parameters:
             return adam_factors(self._optimizer, self._shared, gradients)
 
-        with self.precision.matmuls():
+        # TensorFloat-32 would be noise in a difference, and a backward pass takes the precision that holds when it runs.
+        with (
+            self.precision.matmuls() if method == "exact" and not exact else contextlib.nullcontext(),
+            self._eagerly() if method == "exact" else contextlib.nullcontext(),
+        ):
             return meta_gradient(
                 losses(batch, "train", exact),
                 [loss for validation in held_out for loss in losses(validation, "meta", exact)],
                 self._shared,
                 self._specific[batch.language],
                 inner_lr=rate if self._meta.inner_lr == "current" else self._meta.inner_lr,
-                method="exact" if exact else self._meta.method,
+                method=method,
                 epsilon=self._meta.epsilon,
                 relative=self._meta.relative,
                 precondition=precondition if self._meta.inner_step == "adam" else None,
                 difference_loss=losses(batch, "train", True),
                 reduce=reduce if scaled or (self._workers.size > 1 and not alone) else None,
             )
+
+    def _eagerly(self) -> contextlib.AbstractContextManager[None]:
+        """Without compiled code: it has no second derivative, and is made anew for every shape."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
 
     def _loss(
         self, part: _Part, replaced: Mapping[str, Tensor], seed: tuple[int, str] | None = None, full: bool = False

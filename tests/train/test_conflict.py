@@ -213,3 +213,14 @@ def test_going_on_from_a_state(granularity: Granularity) -> None:
     again = GradVac(0.5, granularity)
     again.load_state(state)  # the state did not change meanwhile
     assert again.state() == state != undisturbed.state()
+
+
+@pytest.mark.parametrize("variant", SURGERY)
+def test_a_gradient_that_overflowed_leaves_no_trace(variant: str) -> None:
+    """As in float16, where the step is then skipped: it must not get into the moving averages."""
+    surgery = SURGERY[variant](ConflictConfig())
+    before = surgery.state()
+    gradients = [{"w": torch.tensor([1.0, torch.inf])}, {"w": torch.tensor([1.0, -2.0])}]
+    mended = surgery.mend(gradients, torch.Generator())
+    assert not mended.gradients[0]["w"].isfinite().all()
+    assert surgery.state() == before

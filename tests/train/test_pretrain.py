@@ -148,14 +148,15 @@ def test_a_batch_without_a_masked_token_is_bad_input(prepared: Path) -> None:
         PretrainRun(make_job(batch_size=1, mask_probability=1e-9), prepared_folder=prepared)
 
 
-def test_fidelity_is_high_where_the_difference_is_good(prepared: Path) -> None:
-    job = make_job("meta_adapter", steps=4, meta={"fidelity_every": 2, "epsilon": 1e-2})
-    smooth = job.model_copy(update={"model": job.model.model_copy(update={"adapter_activation": "gelu"})})
-    good = by_name(train(smooth, prepared)[1])["meta/fidelity"]
-    rough = smooth.model_copy(update={"meta": make_job(meta={"fidelity_every": 2, "epsilon": 50.0}).meta})
-    bad = by_name(train(rough, prepared)[1])["meta/fidelity"]
-    assert min(good.values()) > 0.999
-    assert max(bad.values()) < 0.9
+@pytest.mark.parametrize("method", ["finite_difference", "forward_difference"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fidelity_is_high_by_default_and_low_with_a_long_step(method: str, precision: str, prepared: Path) -> None:
+    meta = {"fidelity_every": 2, "method": method}
+    good = by_name(train(make_job("meta_adapter", steps=4, meta=meta, precision=precision), prepared)[1])
+    rough = {**meta, "epsilon": 50.0}
+    bad = by_name(train(make_job("meta_adapter", steps=4, meta=rough, precision=precision), prepared)[1])
+    assert min(good["meta/fidelity"].values()) > 0.999
+    assert max(bad["meta/fidelity"].values()) < 0.9
 
 
 def test_advance_keeps_to_its_time_and_does_at_least_a_step(prepared: Path) -> None:
