@@ -22,6 +22,7 @@ class Dropout(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of x, of any shape."""
         return dropout(x, self.probability) if self.training else x
 
 
@@ -37,17 +38,16 @@ def dropout(x: Tensor, probability: float) -> Tensor:
     """
     if probability == 0.0:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu":
         return F.dropout(x, probability)
     level = min(round(probability * _LEVELS), _LEVELS - 1)
-    keep = torch.empty_like(x, requires_grad=False, memory_format=torch.contiguous_format)
-    torch.ge(_random_bits(x.numel()).view(x.shape), level - _LEVELS // 2, out=keep)  # 1 or 0
-    return x * keep.mul_(_LEVELS / (_LEVELS - level))
+    keep = _random_bits(x.numel()).view(x.shape).float().ge_(level - _LEVELS // 2)  # 1 or 0
+    return x * keep.mul_(_LEVELS / (_LEVELS - level)).to(x.dtype)
 
 
 def _random_bits(count: int) -> Tensor:
     """Independent int16 numbers, all 65,536 equally likely. [count]"""
-    seeds = torch.empty(-(-count // (2 * _WORDS)), 1, dtype=torch.int32).random_()
+    seeds = torch.randint(-(1 << 31), 1 << 31, (-(-count // (2 * _WORDS)), 1), dtype=torch.int32)
     bits = seeds + torch.arange(_WORDS, dtype=torch.int32)
     # lowbias32 (C. Wellons, 2018), without the steps that only the lowest bits of the sum or of the hash need
     bits.mul_(0x7FEB352D)

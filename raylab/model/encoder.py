@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,7 +18,8 @@ from torch.nn import functional as F
 from raylab.config import ModelConfig
 from raylab.errors import InputError
 from raylab.model.dropout import Dropout
-from raylab.model.modules import PER_LANGUAGE, Layer, PerLanguage, initialise, layer_norm, place, route
+from raylab.model.matmul import linear
+from raylab.model.modules import PER_LANGUAGE, Layer, PerLanguage, initialise, layer_norm, place, route, transform
 
 MODEL_TYPE = "raylab"
 CONFIG_FILE = "config.json"
@@ -87,7 +89,7 @@ class Encoder(nn.Module):
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Scores [..., V] of every subword, from hidden states [..., d]; the matrix is the token embedding."""
-        return F.linear(hidden, self.tokens.weight, self.output_bias)
+        return linear(hidden, self.tokens.weight, self.output_bias)
 
     def mlm_loss(self, input_ids: Tensor, positions: Tensor, targets: Tensor, language: str) -> Tensor:
         """Masked-language-model loss of unpadded text.
@@ -106,6 +108,19 @@ class Encoder(nn.Module):
         """
         hidden = self(input_ids, None, language).flatten(0, 1)[positions]  # [M, d]
         return F.cross_entropy(self.mlm_logits(hidden), targets, reduction="sum")
+
+    def compile_layers(self) -> None:
+        """Compile what the layers compute with torch.compile, once for all of them and all languages.
+
+        It is compiled anew when batches change their shape for the first time, and for each way in which parameters are
+        replaced or need gradients: six times in a job with meta-steps, of the eight that PyTorch allows a function.
+        The output projection stays as it is, because the number of predicted tokens differs from batch to batch.
+        Compiled layers have no second derivative; `torch.compiler.set_stance("force_eager")` goes back to the others.
+        """
+        torch.compiler.reset()  # an encoder before this one has used up some of the eight
+        compiled = torch.compile(transform)
+        for layer in self.layers:
+            cast(Layer, layer).transform = compiled
 
     def specific_parameters(self, language: str) -> dict[str, nn.Parameter]:
         """The parameters phi_i that text of this language alone goes through, by name; empty in a fully shared model.

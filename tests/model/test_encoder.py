@@ -10,20 +10,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raylab.config import VARIANTS, ModelConfig
+from raylab.data.masking import predicted
 from raylab.errors import InputError
 from raylab.model import Encoder
 
 VOCAB_SIZE = 50
 SMALL = ModelConfig(num_layers=2, dim=16, num_heads=4, ffn_dim=32, dropout=0.0, max_length=12)
-# Parts of a layer that exist once per language, by variant.
-OWN_PARTS = {
+# Parts of the model that exist once per language, by variant.
+OWN_PARTS: dict[str, set[str]] = {
     "mono": set(),
     "joint": set(),
     "ffn": {"feed_forward"},
     "attn": {"attention"},
+    "norm": {"norm", "attention_norm", "feed_forward_norm"},
     "adapter": {"attention_adapter", "feed_forward_adapter"},
     "shared_adapter": set(),
     "meta_adapter": {"attention_adapter", "feed_forward_adapter"},
+    "pcgrad": set(),
+    "gradvac": set(),
 }
 
 
@@ -43,7 +47,8 @@ def train_step(encoder: Encoder, language: str) -> set[str]:
     """Names of the parameters that a step of Adam on a batch of this language changes."""
     before = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters()}
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
-    encoder.mlm_loss(*make_batch(), language)[0].backward()
+    inputs, labels = make_batch()
+    encoder.mlm_loss(inputs, *predicted(labels), language).backward()
     optimizer.step()
     return {name for name, parameter in encoder.named_parameters() if not torch.equal(parameter, before[name])}
 
@@ -59,7 +64,7 @@ def test_parameters_split_into_shared_and_specific(variant: str) -> None:
     names = [name for group in groups for name in group]
     assert sorted(names) == sorted(dict(encoder.named_parameters()))  # each once
     assert all(parameter is encoder.get_parameter(name) for group in groups for name, parameter in group.items())
-    assert {name.split(".")[2] for name in groups[1]} == OWN_PARTS[variant]
+    assert {name.split(".lang_ar.")[0].split(".")[-1] for name in groups[1]} == OWN_PARTS[variant]
     assert [p.shape for p in groups[1].values()] == [p.shape for p in groups[2].values()]
 
 
@@ -74,7 +79,14 @@ def test_adapters_where_a_variant_has_them() -> None:
     assert shapes == {(8, 16), (16, 8)}
 
 
-@pytest.mark.parametrize("variant", ["ffn", "attn", "adapter", "meta_adapter"])
+def test_every_layer_norm_has_a_copy_per_language() -> None:
+    encoder = make_encoder("norm")
+    sizes = [p.numel() for p in encoder.specific_parameters("ar").values()]
+    assert sizes == [SMALL.dim] * (2 * (1 + 2 * SMALL.num_layers))  # weight and bias, of embeddings and two a layer
+    assert not [name for name in encoder.shared_parameters() if "norm" in name]
+
+
+@pytest.mark.parametrize("variant", ["ffn", "attn", "norm", "adapter", "meta_adapter"])
 def test_step_changes_own_and_shared_parameters_only(variant: str) -> None:
     encoder = make_encoder(variant)  # `te` is in "adap-te-r", which must not make it Telugu's
     changed = train_step(encoder, "te")
@@ -90,6 +102,8 @@ def test_language_named_like_an_attribute_of_a_module() -> None:
 def test_output_depends_on_language_iff_it_has_own_parameters(variant: str) -> None:
     encoder = make_encoder(variant).eval()
     inputs, _ = make_batch()
+    for parameter in encoder.specific_parameters("te").values():
+        torch.nn.init.normal_(parameter)  # layer norms begin alike
     same = torch.equal(encoder(inputs, None, "ar"), encoder(inputs, None, "te"))
     assert same == (not OWN_PARTS[variant])
 
@@ -141,10 +155,9 @@ def test_padding_changes_nothing() -> None:
 def test_masked_only_loss_is_the_full_cross_entropy() -> None:
     encoder = make_encoder("adapter").double()
     inputs, labels = make_batch()
-    loss, count = encoder.mlm_loss(inputs, labels, "te")
+    loss = encoder.mlm_loss(inputs, *predicted(labels), "te")
     logits = encoder.mlm_logits(encoder(inputs, None, "te"))  # [B, T, V]
-    full = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
-    assert count == int((labels != -100).sum())
+    full = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
     torch.testing.assert_close(loss, full)
     gradients = [torch.autograd.grad(value, encoder.tokens.weight)[0] for value in (loss, full)]
     torch.testing.assert_close(*gradients)
@@ -152,9 +165,24 @@ def test_masked_only_loss_is_the_full_cross_entropy() -> None:
 
 def test_loss_of_a_batch_with_nothing_to_predict_is_zero() -> None:
     encoder = make_encoder()
-    loss, count = encoder.mlm_loss(make_batch()[0], torch.full((3, 8), -100), "ar")
+    loss = encoder.mlm_loss(make_batch()[0], *predicted(torch.full((3, 8), -100)), "ar")
     loss.backward()
-    assert (loss.item(), count) == (0.0, 0)
+    assert loss.item() == 0.0
+    assert not any(parameter.grad.any() for parameter in encoder.parameters() if parameter.grad is not None)
+
+
+def test_attention_weights_have_their_own_dropout() -> None:
+    inputs, _ = make_batch()
+
+    def hidden(seed: int, **dropout: float | None) -> Tensor:
+        encoder = make_encoder(**dropout)
+        torch.manual_seed(seed)
+        return encoder(inputs, None, "ar")
+
+    assert torch.equal(hidden(1, dropout=0.3), hidden(1, dropout=0.3, attention_dropout=0.3))  # the default
+    assert not torch.equal(hidden(1, dropout=0.3), hidden(1, dropout=0.3, attention_dropout=0.0))
+    assert torch.equal(hidden(1, attention_dropout=0.0), hidden(2, attention_dropout=0.0))
+    assert not torch.equal(hidden(1, attention_dropout=0.3), hidden(2, attention_dropout=0.3))
 
 
 @pytest.mark.parametrize("variant", ["mono", "adapter"])
