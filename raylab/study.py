@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import math
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
@@ -12,7 +13,15 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from raylab.config import MetaConfig, ModelConfig, PretrainConfig, SearchConfig, StudyConfig
+from raylab.config import (
+    CONFLICT_VARIANTS,
+    ConflictConfig,
+    MetaConfig,
+    ModelConfig,
+    PretrainConfig,
+    SearchConfig,
+    StudyConfig,
+)
 from raylab.errors import InputError
 
 SEARCHABLE = {
@@ -20,6 +29,7 @@ SEARCHABLE = {
     "model": tuple(ModelConfig.model_fields),
     "pretrain": tuple(PretrainConfig.model_fields),
     "meta": tuple(MetaConfig.model_fields),
+    "conflict": tuple(ConflictConfig.model_fields),
 }
 """Fields that a search may vary, by section of the study: those that a pretraining job is made of."""
 
@@ -244,12 +254,44 @@ def _check_across_fields(study: StudyConfig, origin: str) -> None:
             f"{origin}: finetune.max_length: found {study.finetune.max_length}; "
             f"at most model.max_length, {study.model.max_length}"
         )
-    if study.scaling.num_workers > 1:
+    if study.pretrain.precision == "tf32" and not study.scaling.use_gpu:
         raise InputError(
-            f"{origin}: scaling.num_workers: found {study.scaling.num_workers}; this version takes 1, a process a job"
+            f"{origin}: pretrain.precision: found tf32, which no CPU has; scaling.use_gpu: true, or fp32, is needed"
         )
+    if "meta_adapter" in study.variants and study.meta.validate_on == "others":
+        for index, languages in enumerate(study.languages):
+            if len(languages) == 1:
+                raise InputError(
+                    f"{origin}: meta.validate_on: found others; languages.{index}, {list(languages)}, has no others; "
+                    "all, or a set of two languages or more, is needed"
+                )
+    _check_shares(study, origin)
     if study.search:
         _check_search(study, study.search, origin)
+
+
+def _check_shares(study: StudyConfig, origin: str) -> None:
+    """Every worker takes an equal share of every batch, and every pass an equal part of that."""
+    passes = {name: getattr(study.scaling, name) for name in ("num_workers", "accumulation")}
+    factors = {f"scaling.{name} ({count})": count for name, count in passes.items() if count > 1}
+
+    def check(field: str, size: int, factors: Mapping[str, int], variant: str = "it") -> None:
+        parts = math.prod(factors.values())
+        if size % parts:
+            product = " x ".join(factors) + (f" = {parts}" if len(factors) > 1 else "")
+            below, above = size // parts * parts, (size // parts + 1) * parts
+            would = f"{below} or {above}" if below else str(above)
+            raise InputError(
+                f"{origin}: {field}: found {size}; {variant} needs a multiple of {product}; {would} would do"
+            )
+
+    check("pretrain.batch_size", study.pretrain.batch_size, factors)
+    if "meta_adapter" in study.variants and study.meta.batch_size is not None:
+        check("meta.batch_size", study.meta.batch_size, factors)
+    for variant in study.variants:
+        for index, languages in enumerate(study.languages if variant in CONFLICT_VARIANTS else ()):
+            split = {f"the number of languages.{index} ({len(languages)})": len(languages), **factors}
+            check("pretrain.batch_size", study.pretrain.batch_size, split, variant)
 
 
 def _check_search(study: StudyConfig, search: SearchConfig, origin: str) -> None:

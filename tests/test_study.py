@@ -74,7 +74,45 @@ def test_scalars_are_yaml_1_2(write) -> None:
             ["whole numbers"],
         ),
         ("study: s\nlanguages: [[en, fr]]\nmeta: {inner_lr: soon}\n", ["meta.inner_lr", "'soon'"]),
-        ("study: s\nlanguages: [[en, fr]]\nscaling: {num_workers: 4}\n", ["scaling.num_workers", "4"]),
+        (
+            "study: s\nlanguages: [[en, fr]]\nscaling: {num_workers: 5}\n",
+            ["pretrain.batch_size: found 32", "scaling.num_workers (5)", "30 or 35 would do"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nscaling: {num_workers: 4, accumulation: 16}\n",
+            [
+                "pretrain.batch_size: found 32",
+                "scaling.num_workers (4) x scaling.accumulation (16) = 64",
+                "64 would do",
+            ],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nvariants: [meta_adapter]\nmeta: {batch_size: 6}\n"
+            "scaling: {num_workers: 4}\n",
+            ["meta.batch_size: found 6", "scaling.num_workers (4)", "4 or 8 would do"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr], [en, fr, ru]]\nvariants: [joint, gradvac]\n",
+            ["pretrain.batch_size: found 32", "gradvac", "the number of languages.1 (3)", "30 or 33 would do"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nvariants: [pcgrad]\npretrain: {batch_size: 6}\n"
+            "scaling: {num_workers: 2}\n",
+            ["pretrain.batch_size: found 6", "pcgrad", "(2) x scaling.num_workers (2) = 4", "4 or 8 would do"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr], [en]]\nvariants: [meta_adapter]\nmeta: {validate_on: others}\n",
+            ["meta.validate_on: found others", "languages.1, ['en']"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\npretrain: {precision: tf32}\n",
+            ["pretrain.precision: found tf32", "scaling.use_gpu"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nscaling: {num_workers: 2}\n"
+            "search: {space: {pretrain.batch_size: {int: [16, 32]}}}\n",
+            ["search.space.pretrain.batch_size", "17 is not a value", "scaling.num_workers (2)", "16 or 18 would do"],
+        ),
         (
             "study: s\nlanguages: [[en, fr]]\nsearch: {space: {pretrain.temperatur: {uniform: [1, 2]}}}\n",
             ["search.space.pretrain.temperatur", "did you mean pretrain.temperature?"],
@@ -134,6 +172,21 @@ def test_what_is_wrong_is_said_in_one_line(write, text: str, parts: list[str]) -
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pretrain: {batch_size: 24}\nscaling: {num_workers: 4, accumulation: 6}\n",
+        "variants: [pcgrad]\npretrain: {batch_size: 24}\nscaling: {num_workers: 4, accumulation: 3}\n",
+        "meta: {batch_size: 3, validate_on: others}\nscaling: {num_workers: 2}\n",  # of no variant here
+        "pretrain: {precision: tf32}\nscaling: {use_gpu: true}\n",
+        "scaling: {num_workers: 2}\nsearch: {space: {pretrain.batch_size: {choice: [8, 12]}}}\n",
+        "variants: [gradvac]\nsearch: {space: {conflict.decay: {uniform: [0.001, 1]}}}\n",
+    ],
+)
+def test_what_divides_is_taken(write, text: str) -> None:
+    assert load_study(write(f"study: s\nlanguages: [[en, fr]]\n{text}")).study == "s"
 
 
 def test_a_missing_study_names_the_near_one() -> None:

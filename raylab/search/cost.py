@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -25,6 +26,9 @@ STEP_SECONDS = 4e-3
 PREPARE_SECONDS = 5.0
 """A preparation, before any was timed."""
 
+WORKERS_SECONDS = 8.0
+"""To start the training workers of a job."""
+
 SENTENCE_TOKENS = 24
 """Subwords of one sentence of a task."""
 
@@ -38,26 +42,40 @@ class Estimator:
         storage: Where earlier sweeps left the ratios of real to estimated time.
         jobs: The jobs that finetune jobs start from, by key.
         sizes: Training examples by task and language.
+        num_workers: Training workers of a pretraining job.
     """
 
-    def __init__(self, storage: Storage, jobs: Mapping[str, Job], sizes: Mapping[tuple[str, str], int]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        jobs: Mapping[str, Job],
+        sizes: Mapping[tuple[str, str], int],
+        num_workers: int = 1,
+    ) -> None:
         self._path = storage.root / _SPEEDS
         self._jobs = jobs
         self._sizes = sizes
+        self._num_workers = num_workers
         self._ratios: defaultdict[str, list[float]] = defaultdict(list)
         with contextlib.suppress(OSError, ValueError):  # without it, estimates start from counted operations again
             self._ratios.update(json.loads(self._path.read_text(encoding="utf-8")))
         self._rate: float | None = None
 
     def seconds(self, job: Job) -> float:
-        """Estimated seconds of one job."""
+        """Estimated seconds of one job, with all its workers."""
         ratios = self._ratios[job.kind]
-        return self._counted(job) * (statistics.median(ratios) if ratios else 1.0)
+        workers = self._workers(job)
+        seconds = self._counted(job) * (statistics.median(ratios) if ratios else 1.0)
+        return seconds / workers + (WORKERS_SECONDS if workers > 1 else 0.0)
 
-    def learn(self, job: Job, record: Mapping[str, float]) -> None:
+    def slot_seconds(self, job: Job) -> float:
+        """Estimated seconds that one job takes of all slots together: what adds up over jobs that run side by side."""
+        return self.seconds(job) * self._workers(job)
+
+    def learn(self, job: Job, record: Mapping[str, Any]) -> None:
         """Take note of how long a job really took."""
         ratios = self._ratios[job.kind]
-        ratios.append(record["seconds"] / self._counted(job))
+        ratios.append(record["seconds"] * record.get("workers", 1) / self._counted(job))
         del ratios[:-50]
 
     def save(self) -> None:
@@ -65,14 +83,16 @@ class Estimator:
         with atomic_path(self._path) as temporary:
             temporary.write_text(json.dumps(self._ratios), encoding="utf-8")
 
+    def _workers(self, job: Job) -> int:
+        return self._num_workers if job.kind == "pretrain" else 1
+
     def _counted(self, job: Job) -> float:
+        """Seconds of one worker, by count."""
         if isinstance(job.config, PretrainJob):
             config = job.config
             tokens = config.pretrain.batch_size * config.pretrain.sequence_length
             forward = tokens * _forward_flops(config.model, config.variant, config.pretrain.sequence_length)
-            passes = 3.0
-            if config.meta is not None:
-                passes += (7 + 3 * len(config.languages)) / config.meta.meta_every
+            passes = _passes(config)
             return config.pretrain.steps * (passes * forward / self._flops_per_second() + passes / 3 * STEP_SECONDS)
         if isinstance(job.config, FinetuneJob):
             model = self._jobs[job.inputs[0]].config
@@ -95,6 +115,21 @@ class Estimator:
             torch.set_num_threads(threads)
             self._rate = EFFICIENCY * 2 * 512**3 / best
         return self._rate
+
+
+def _passes(job: PretrainJob) -> float:
+    """Forward passes over a batch that cost as much as one step does, a backward pass counted as two.
+
+    Gradient surgery passes over a share of each language: as much as over one batch.
+    """
+    plain = 3.0
+    meta = job.meta
+    if meta is None:
+        return plain
+    validated = len(job.languages) - (meta.validate_on == "others")
+    share = (meta.batch_size or job.pretrain.batch_size) / job.pretrain.batch_size
+    product = 2.0 if meta.method == "forward_difference" else 4.0  # of H and v
+    return plain + (plain + product + 3.0 * validated * share) / meta.meta_every
 
 
 def _timed(work: Callable[[], object]) -> float:

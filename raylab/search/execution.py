@@ -5,15 +5,28 @@ from __future__ import annotations
 import os
 import socket
 import time
+from typing import Any
+
+import torch
 
 from raylab.data.source import Source
 from raylab.search.jobs import Report, start
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
+from raylab.train.distributed import ALONE, Workers
 from raylab.train.run import Measurement, Run
 
 Stamped = tuple[str, float, int, int]
 """A measurement: name, value, step, milliseconds since the epoch."""
+
+REPORT_SECONDS = 1.0
+"""Work between two reports to the driver: the delay of Ctrl-C, and of what MLflow shows."""
+
+RETRIES = 3
+"""How often work is started again after a process died that did it."""
+
+_AGREEMENT_SECONDS = 0.5
+"""Between two looks at a checkpoint of which some workers still see the one before."""
 
 
 class Execution:
@@ -22,6 +35,9 @@ class Execution:
     Begun again after whatever ended it, it goes on from its last checkpoint, and `history` holds what was measured
     before that.
 
+    Several workers that pretrain together have one each, make it at the same time and advance it until it is done; the
+    first one alone writes checkpoints and the record.
+
     Args:
         job: The job; its inputs are finished.
         storage: Where its inputs lie, and its result will.
@@ -29,6 +45,9 @@ class Execution:
         device: Where to train: `cpu` or `cuda`.
         checkpoint_seconds: Work between two checkpoints.
         report: Told how far a preparation is.
+        workers: Who pretrains together.
+        accumulation: Passes in which each of them takes its share of a batch.
+        compile: Compile the encoder's layers.
 
     Attributes:
         history: All measurements so far.
@@ -42,16 +61,23 @@ class Execution:
         device: str = "cpu",
         checkpoint_seconds: float = 60.0,
         report: Report | None = None,
+        *,
+        workers: Workers = ALONE,
+        accumulation: int = 1,
+        compile: bool = False,
     ) -> None:
         begun = time.perf_counter()
         self._job = job
         self._storage = storage
         self._checkpoint_seconds = checkpoint_seconds
+        self._workers = workers
         self.history: list[Stamped] = []
         self._seconds = 0.0
         self._started = time.time()
-        self._run: Run = start(job, storage, source, device, report)
-        state = storage.read_checkpoint(job.key)
+        self._run: Run = start(
+            job, storage, source, device, report, workers=workers, accumulation=accumulation, compile=compile
+        )
+        state = self._read_checkpoint(device)
         if state is not None:
             self._run.load_state(state["run"])
             self.history, self._seconds, self._started = state["history"], state["seconds"], state["started"]
@@ -66,24 +92,51 @@ class Execution:
     def advance(self, seconds: float) -> tuple[list[Stamped], bool]:
         """Work for about `seconds`, then write a checkpoint if one is due or, at the end, the record.
 
+        Of several workers each returns by its own clock, and they are done after the same step.
+
         Returns:
             What was measured, and whether the job is done.
         """
         begun = time.perf_counter()
         fresh = self._stamp(self._run.advance(seconds)) if not self._run.finished else []
         self._seconds += time.perf_counter() - begun
+        leads = self._workers.rank == 0
         if self._run.finished:
-            self._finish()
+            if leads:
+                self._finish()
             return fresh, True
-        if time.monotonic() - self._saved > self._checkpoint_seconds:
+        if leads and time.monotonic() - self._saved > self._checkpoint_seconds:
             self.save()
         return fresh, False
 
     def save(self) -> None:
         """Write a checkpoint."""
-        state = {"run": self._run.state(), "history": self.history, "seconds": self._seconds, "started": self._started}
+        state = {
+            "run": self._run.state(),
+            "history": self.history,
+            "seconds": self._seconds,
+            "started": self._started,
+            "saved": time.time_ns(),
+        }
         self._storage.write_checkpoint(self._job.key, state)
         self._saved = time.monotonic()
+
+    def _read_checkpoint(self, device: str) -> dict[str, Any] | None:
+        """The last checkpoint, the same one on every worker: none goes on before all hold it.
+
+        They may see different ones for a while, where a network file system shows a file late, or where a worker of an
+        earlier group is not dead yet.
+        """
+        while True:
+            state = self._storage.read_checkpoint(self._job.key)
+            if self._workers.size == 1:
+                return state
+            seen = torch.zeros(self._workers.size, dtype=torch.int64, device=device)
+            seen[self._workers.rank] = 0 if state is None else state["saved"]
+            self._workers.sum([seen])
+            if (seen == seen[0]).all():
+                return state
+            time.sleep(_AGREEMENT_SECONDS)
 
     def _stamp(self, measurements: list[Measurement]) -> list[Stamped]:
         now = int(time.time() * 1000)
@@ -108,6 +161,7 @@ class Execution:
             "ended": time.time(),
             "host": socket.gethostname(),
             "process": os.getpid(),
+            "workers": self._workers.size,
             "history": self.history,
         }
         self._storage.write_record(self._job.key, record)

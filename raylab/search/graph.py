@@ -71,9 +71,17 @@ class JobGraph:
             self._release(job.key)
         return found
 
-    def take(self) -> Job | None:
-        """The ready job of the highest priority, now running; None where none is ready."""
-        if not self._ready:
+    def take(self, fits: Callable[[Job], bool] | None = None) -> Job | None:
+        """The ready job of the highest priority, now running.
+
+        Args:
+            fits: Whether there is room for it.
+
+        Returns:
+            None where no job is ready, or where the next one does not fit; a job behind it never overtakes it, so that
+            a large one gets its turn.
+        """
+        if not self._ready or not (fits is None or fits(self.jobs[self._ready[0][2]])):
             return None
         key = heapq.heappop(self._ready)[2]
         self._set(key, State.RUNNING)
@@ -105,7 +113,7 @@ class JobGraph:
 
     @property
     def has_ready(self) -> bool:
-        """Whether `take` would give a job."""
+        """Whether `take` would give a job, if there is room."""
         return bool(self._ready)
 
     def ended(self, keys: Iterable[str]) -> bool:

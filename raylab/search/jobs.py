@@ -12,6 +12,7 @@ from raylab.data.prepare import prepare
 from raylab.data.source import Source
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
+from raylab.train.distributed import ALONE, Workers
 from raylab.train.finetune import FinetuneRun
 from raylab.train.pretrain import PretrainRun
 from raylab.train.run import Measurement, Run
@@ -20,7 +21,17 @@ Report = Callable[[str, float], None]
 """Told what is being done and the share that is done, by work that `Run.advance` does not cut into pieces."""
 
 
-def start(job: Job, storage: Storage, source: Source, device: str, report: Report | None = None) -> Run:
+def start(
+    job: Job,
+    storage: Storage,
+    source: Source,
+    device: str,
+    report: Report | None = None,
+    *,
+    workers: Workers = ALONE,
+    accumulation: int = 1,
+    compile: bool = False,
+) -> Run:
     """Begin a job whose inputs are finished.
 
     Args:
@@ -29,11 +40,22 @@ def start(job: Job, storage: Storage, source: Source, device: str, report: Repor
         source: The study's data.
         device: Where to train: `cpu` or `cuda`.
         report: Told how far a preparation is.
+        workers: Who pretrains together.
+        accumulation: Passes in which each worker takes its share of a batch when pretraining.
+        compile: Compile the encoder's layers when pretraining.
     """
-    if job.kind == "prepare":
-        assert isinstance(job.config, PrepareJob)
+    if isinstance(job.config, PrepareJob):
         return PrepareRun(job.config, source, storage.folder(job.key), report)
-    return {"pretrain": _pretrain, "finetune": _finetune}[job.kind](job, storage, source, device)
+    if isinstance(job.config, PretrainJob):
+        return PretrainRun(
+            job.config,
+            prepared_folder=storage.folder(job.inputs[0]),
+            device=device,
+            workers=workers,
+            accumulation=accumulation,
+            compile=compile,
+        )
+    return _finetune(job, job.config, storage, source, device)
 
 
 @dataclass
@@ -69,14 +91,7 @@ class PrepareRun:
         return self._statistics
 
 
-def _pretrain(job: Job, storage: Storage, source: Source, device: str) -> Run:
-    assert isinstance(job.config, PretrainJob)
-    return PretrainRun(job.config, prepared_folder=storage.folder(job.inputs[0]), device=device)
-
-
-def _finetune(job: Job, storage: Storage, source: Source, device: str) -> Run:
-    assert isinstance(job.config, FinetuneJob)
-    config = job.config
+def _finetune(job: Job, config: FinetuneJob, storage: Storage, source: Source, device: str) -> Run:
     checkpoint, prepared = (storage.folder(key) for key in job.inputs)
     datasets = {}
     for language in dict.fromkeys((config.train_language, *config.eval_languages)):

@@ -50,6 +50,7 @@ class JobSearcher(Searcher):
         plan_trial: The jobs of a trial with these values.
 
     Attributes:
+        slots: How many jobs of one worker the cluster runs at once; None: not known, and not watched.
         results: Results of the jobs that are done, by key.
         errors: Of the jobs that failed, by key: why, and whether the user's input was at fault.
     """
@@ -73,6 +74,7 @@ class JobSearcher(Searcher):
         self._running: dict[str, Job] = {}
         self._trials: dict[int, tuple[Mapping[str, Any], list[Job]]] = {}
         self._exhausted = search is None or search.exhausted
+        self.slots: int | None = None
         self.results: dict[str, Mapping[str, Any]] = {}
         self.errors: dict[str, tuple[str, bool]] = {}
 
@@ -100,15 +102,15 @@ class JobSearcher(Searcher):
         """The next job for Tune; None while all that could run waits for others."""
         while not self.graph.has_ready and self._ask():
             pass
-        while (job := self.graph.take()) is not None:
+        while (job := self.graph.take(self._fits)) is not None:
             if self._storage.is_finished(job.key):  # by a sweep of another study, meanwhile
                 self.graph.done(job.key)
                 self._done(job, self._storage.read_record(job.key), found=True)
                 self._tell_ended()
                 continue
             self._running[trial_id] = job
-            return {**self._settings, "job": job}
-        if self._exhausted and not self.graph.count(State.WAITING, State.RUNNING):
+            return {**self._settings, "job": job, "workers": self._workers(job)}
+        if self._exhausted and not self.graph.count(State.WAITING, State.READY, State.RUNNING):
             return str(Searcher.FINISHED)
         return None
 
@@ -144,6 +146,22 @@ class JobSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+    def _workers(self, job: Job) -> int:
+        """How many workers run a job, each in one slot."""
+        return int(self._settings["num_workers"]) if job.kind == "pretrain" else 1
+
+    def _fits(self, job: Job) -> bool:
+        """Whether a job may be handed out now.
+
+        Tune asks for a few more jobs than run, so that none of its actors waits. With a job of several workers among
+        them these could take the places that it was given out for; then no more are handed out than there are slots.
+        """
+        running = [self._workers(other) for other in self._running.values()]
+        needed = self._workers(job)
+        if self.slots is None or max(running, default=1) == needed == 1:
+            return True
+        return sum(running) + needed <= self.slots
 
     def _add(self, plan: Plan) -> None:
         for job in self.graph.add(plan.jobs.values()):
@@ -214,4 +232,7 @@ def worker_settings(storage: Storage, source: Source, scaling: ScalingConfig) ->
         "threads": scaling.cpus_per_worker,
         "device": "cuda" if scaling.use_gpu else "cpu",
         "checkpoint_seconds": scaling.checkpoint_seconds,
+        "num_workers": scaling.num_workers,
+        "accumulation": scaling.accumulation,
+        "compile": scaling.compile,
     }

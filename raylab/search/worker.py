@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ray import tune
+from ray.exceptions import RayError
 
 from raylab.data.source import Source
-from raylab.errors import InputError
-from raylab.search.execution import Execution
+from raylab.search.execution import REPORT_SECONDS, Execution
+from raylab.search.mailbox import JobFailure
 from raylab.search.storage import Storage
 from raylab.train.memory import keep_freed_memory
 
-REPORT_SECONDS = 1.0
-"""Work between two reports to the driver: the delay of Ctrl-C, and of what MLflow shows."""
+if TYPE_CHECKING:
+    from raylab.search.workers import DistributedExecution
 
 
 class JobWorker(tune.Trainable):
-    """Runs jobs, one after another, in one process.
+    """Runs jobs, one after another: in this process, or on training workers that it starts and watches.
 
     A job goes on from its last checkpoint whatever ended it before: this actor, its node or the driver. A job that
     raises is reported as failed, and the actor takes the next one; an actor that dies is Tune's to start again.
@@ -37,7 +37,7 @@ class JobWorker(tune.Trainable):
         # Names apart from the base class's own attributes.
         self._job_settings = new_config
         self._results = Storage(Path(new_config["storage"]))
-        self._execution: Execution | None = None
+        self._execution: Execution | DistributedExecution | None = None
         return True
 
     def step(self) -> dict[str, Any]:
@@ -45,32 +45,45 @@ class JobWorker(tune.Trainable):
         try:
             before = []
             if self._execution is None:
-                self._execution = Execution(
-                    self._job_settings["job"],
-                    self._results,
-                    Source(Path(self._job_settings["source"])),
-                    self._job_settings["device"],
-                    self._job_settings["checkpoint_seconds"],
-                )
+                self._execution = self._begin()
                 before = list(self._execution.history)
             fresh, done = self._execution.advance(REPORT_SECONDS)
             progress = self._execution.progress
             if done:
                 self._execution = None
             return {"done": done, "fresh": before + fresh, "progress": progress}
-        except InputError as error:
-            return self._give_up(str(error), bad_input=True)
+        except RayError:  # a process died that this one leans on: Tune starts the job again
+            self._execution = None
+            raise
+        except JobFailure as failure:
+            return self._give_up(failure)
         except Exception as error:  # the job's own failure: the actor is sound, and other jobs go on
-            return self._give_up(f"{type(error).__name__}: {error}", bad_input=False)
+            return self._give_up(JobFailure.of(error))
 
     def cleanup(self) -> None:
         """Keep what an unfinished job has done; Tune calls this when it stops the actor."""
         if self._execution is not None:
             self._execution.save()
 
-    def _give_up(self, error: str, *, bad_input: bool) -> dict[str, Any]:
+    def _begin(self) -> Execution | DistributedExecution:
+        settings = self._job_settings
+        if settings["workers"] > 1:
+            from raylab.search.workers import DistributedExecution  # it takes a second that few actors need
+
+            return DistributedExecution(settings)
+        return Execution(
+            settings["job"],
+            self._results,
+            Source(Path(settings["source"])),
+            settings["device"],
+            settings["checkpoint_seconds"],
+            accumulation=settings["accumulation"],
+            compile=settings["compile"],
+        )
+
+    def _give_up(self, failure: JobFailure) -> dict[str, Any]:
         self._execution = None
         folder = self._results.folder(self._job_settings["job"].key)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        return {"done": True, "error": error, "bad_input": bad_input}
+        (folder / "error.txt").write_text(failure.details, encoding="utf-8")
+        return {"done": True, "error": failure.reason, "bad_input": failure.bad_input}

@@ -90,3 +90,12 @@ def test_the_highest_priority_goes_first() -> None:
     graph.add([_job("1"), _job("3"), _job("2")])
     assert [graph.take().key for _ in range(3)] == ["3", "2", "1"]  # type: ignore[union-attr]
     assert graph.take() is None
+
+
+def test_a_job_that_does_not_fit_is_not_overtaken() -> None:
+    graph = JobGraph(lambda key: False, lambda job: float(job.key))
+    graph.add([_job("1"), _job("3"), _job("2")])
+    assert graph.take(lambda job: job.key != "3") is None
+    assert graph.has_ready
+    assert graph.take(lambda job: True).key == "3"  # type: ignore[union-attr]
+    assert graph.take(lambda job: job.key != "3").key == "2"  # type: ignore[union-attr]

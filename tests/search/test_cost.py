@@ -1,0 +1,63 @@
+"""How long jobs take, before they run: in proportion to what they compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raylab.config import MetaConfig, ModelConfig, PretrainConfig, PretrainJob, Variant
+from raylab.search.cost import WORKERS_SECONDS, Estimator
+from raylab.search.plan import Job
+from raylab.search.storage import Storage
+
+# So many operations that nothing else counts.
+_MODEL = ModelConfig(num_layers=24, dim=1024, num_heads=16, ffn_dim=4096, adapter_ratio=1e-3)
+_PRETRAIN = PretrainConfig(steps=1000, batch_size=256, sequence_length=128)
+
+
+def _job(variant: Variant = "adapter", languages: tuple[str, ...] = ("aa", "bb"), **meta: Any) -> Job:
+    config = PretrainJob(
+        languages=languages,
+        variant=variant,
+        seed=0,
+        model=_MODEL,
+        pretrain=_PRETRAIN,
+        meta=MetaConfig(**meta) if variant == "meta_adapter" else None,
+    )
+    return Job("pretrain", "key", config)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage.open(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("job", "passes"),
+    [
+        (_job("joint"), 3),
+        (_job("pcgrad"), 3),
+        (_job("gradvac", ("aa", "bb", "cc")), 3),
+        (_job("meta_adapter"), 16),
+        (_job("meta_adapter", ("aa", "bb", "cc")), 19),
+        (_job("meta_adapter", method="forward_difference"), 14),
+        (_job("meta_adapter", validate_on="others"), 13),
+        (_job("meta_adapter", batch_size=64), 11.5),
+        (_job("meta_adapter", meta_every=2), 9.5),
+    ],
+)
+def test_time_follows_the_passes_of_a_step(storage: Storage, job: Job, passes: float) -> None:
+    estimator = Estimator(storage, {}, {})
+    assert estimator.seconds(job) / estimator.seconds(_job("adapter")) == pytest.approx(passes / 3, rel=0.01)
+
+
+def test_workers_share_the_work_and_take_a_slot_each(storage: Storage) -> None:
+    alone, four = Estimator(storage, {}, {}), Estimator(storage, {}, {}, num_workers=4)
+    for estimator in (alone, four):  # what is learnt is of the work, whoever shared it
+        estimator.learn(_job(), {"seconds": 1000.0, "workers": 1})
+        estimator.learn(_job(), {"seconds": 250.0, "workers": 4})
+    assert alone.seconds(_job()) == alone.slot_seconds(_job()) == pytest.approx(1000.0)
+    assert four.seconds(_job()) == pytest.approx(250.0 + WORKERS_SECONDS)
+    assert four.slot_seconds(_job()) == pytest.approx(4 * (250.0 + WORKERS_SECONDS))
