@@ -23,6 +23,7 @@ lint: install
 	$(VENV)/bin/lint-imports
 
 bench: install
+	$(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.orchestration
 
 install: $(VENV)/installed

@@ -54,7 +54,7 @@ class Size:
         return self.sequences * self.length
 
     def operations(self, predicted_tokens: float) -> float:
-        """Floating-point operations of a forward pass's matrix products, with the predicted tokens' projection alone."""
+        """Floating-point operations of a forward pass's matrix products; only predicted tokens are projected."""
         linear = 2 * (4 * self.dim**2 + 2 * self.dim * self.ffn_dim)
         attention = 4 * self.length * self.dim
         return self.tokens * self.layers * (linear + attention) + 2 * predicted_tokens * self.dim * self.vocabulary

@@ -169,7 +169,7 @@ class Engine:
         losses, gradients = [], []
         for batch in batches:
             losses.append(self._backward(number, batch, [*self._shared.values()]))
-            gradients.append({name: parameter.grad / scale for name, parameter in self._shared.items()})
+            gradients.append({name: p.grad / scale for name, p in self._shared.items() if p.grad is not None})
             self._optimizer.zero_grad()
         mended = self._surgery.mend(gradients, generator(self._seed, "surgery", number))
         self._conflicts.append((mended.cosine, mended.conflicts))
@@ -243,7 +243,7 @@ class Engine:
         self._conflicts = state["conflicts"]
 
     def _backward(self, number: int, batch: Batch, trained: list[nn.Parameter]) -> Tensor:
-        """Add the gradient of the batch's mean loss, times the loss scale, to `.grad`; all workers' loss and gradients."""
+        """Add the gradient of the batch's mean loss, times the loss scale, to `.grad`; return the loss."""
         total = self.encoder.output_bias.new_zeros(())
         with self.precision.matmuls():
             for part in self._parts(batch):
@@ -291,7 +291,7 @@ class Engine:
         def precondition(gradients: Parameters) -> Parameters:
             return adam_factors(self._optimizer, self._shared, gradients)
 
-        # TensorFloat-32 would be noise in a difference, and a backward pass takes the precision that holds when it runs.
+        # TensorFloat-32 would be noise in a difference: a backward pass has the precision that is set when it runs.
         with (
             self.precision.matmuls() if method == "exact" and not exact else contextlib.nullcontext(),
             self._eagerly() if method == "exact" else contextlib.nullcontext(),

@@ -92,7 +92,7 @@ class MaskedText:
                 return Batch(self._language, inputs, labels)
         known = int((~torch.isin(tokens, torch.tensor(sorted(self._tokenizer.special_ids)))).sum())
         raise InputError(
-            f"{self._name}: batch {index} has no masked token: {tokens.numel()} tokens, {known} of them neither unknown "
-            f"nor special, and pretrain.mask_probability {self._probability:g}; a larger one, more sequences or longer "
-            "ones would do"
+            f"{self._name}: batch {index} has no masked token: {tokens.numel()} tokens, {known} of them neither "
+            f"unknown nor special, and pretrain.mask_probability {self._probability:g}; a larger one, more sequences "
+            "or longer ones would do"
         )

@@ -113,6 +113,10 @@ def _probe(device: torch.device, dtype: torch.dtype) -> str | None:
             F.layer_norm(mixed, (8,)).float().square().sum().backward()
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         return " ".join(str(error).split())[:120]
-    if device.type == "cuda" and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if (
+        device.type == "cuda"
+        and dtype is torch.bfloat16
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         return "its GPU has no bfloat16 units"
     return None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,8 +65,8 @@ def test_falls_to_nothing_just_after_the_last_step(schedule: object, peak: float
     total = warmup + after
     rates = [schedule(step, peak=peak, warmup_steps=warmup, total_steps=total) for step in range(total + 3)]
     assert rates[warmup] == pytest.approx(peak)
-    assert all(later > earlier for earlier, later in zip(rates[:warmup], rates[1 : warmup + 1], strict=True))
-    assert all(later < earlier for earlier, later in zip(rates[warmup:total], rates[warmup + 1 : total + 1], strict=True))
+    assert all(later > earlier for earlier, later in pairwise(rates[: warmup + 1]))
+    assert all(later < earlier for earlier, later in pairwise(rates[warmup : total + 1]))
     assert rates[total] > 0
     assert rates[total + 1 :] == pytest.approx([0.0, 0.0], abs=1e-12)
 
@@ -83,8 +85,6 @@ def test_negative_steps_are_refused(schedule: object) -> None:
 
 @pytest.mark.parametrize(("name", "rate"), [("inverse_sqrt", (2 / 4) ** 0.5), ("linear", 7 / 9), ("cosine", 0.883)])
 def test_a_job_names_its_schedule(name: str, rate: float) -> None:
-    config = PretrainConfig.model_validate(
-        {"schedule": name, "learning_rate": 0.1, "warmup_steps": 2, "steps": 10}
-    )
+    config = PretrainConfig.model_validate({"schedule": name, "learning_rate": 0.1, "warmup_steps": 2, "steps": 10})
     assert learning_rate(config, 1) == pytest.approx(0.05, rel=1e-5)
     assert learning_rate(config, 4) == pytest.approx(0.1 * rate, rel=1e-3)
