@@ -197,6 +197,8 @@ def _mend(
     """Add to each language's gradient the multiples of the others' that `change` says, one after the other."""
     groups = _groups(gradients, granularity)
     products = _inner_products(gradients, groups)
+    if not products.isfinite().all():  # an overflow in float16, whose step is skipped: it must leave no trace
+        return Mended(list(gradients), torch.zeros_like(products))
     mended: list[Parameters] = [{} for _ in gradients]
     for (group, names), inner in zip(groups.items(), products, strict=True):
         coefficients = _coefficients(group, inner, generator, change)
@@ -242,10 +244,9 @@ def _coefficients(group: str, inner: Tensor, generator: torch.Generator, change:
     for i, row in enumerate(coefficients):  # a view: what is added to it changes C
         for j in torch.randperm(size, generator=generator).tolist():
             norm = (row @ inner @ row).clamp(min=0.0).sqrt().item()
-            lengths = norm * norms[j].item()
-            if i == j or not 0 < lengths < math.inf:
-                continue  # there is no angle with a vector of length 0, nor with one that overflowed
-            cosine = (row @ inner[:, j]).item() / lengths
+            if i == j or norm == 0 or norms[j] == 0:
+                continue  # there is no angle with a vector of length 0
+            cosine = (row @ inner[:, j]).item() / (norm * norms[j].item())
             row[j] += change(_Pair((group, i, j), norm, norms[j].item(), min(max(cosine, -1.0), 1.0)))
     return coefficients
 

@@ -165,17 +165,19 @@ class Engine:
             The weighted mean of the losses before the step, a scalar that needs no gradient.
         """
         assert self._surgery is not None
-        scale = self.precision.scale()
         losses, gradients = [], []
         for batch in batches:
             losses.append(self._backward(number, batch, [*self._shared.values()]))
-            gradients.append({name: p.grad / scale for name, p in self._shared.items() if p.grad is not None})
+            gradients.append({name: p.grad for name, p in self._shared.items() if p.grad is not None})
             self._optimizer.zero_grad()
+        # The loss scale is still in them: it changes no angle.
         mended = self._surgery.mend(gradients, generator(self._seed, "surgery", number))
-        self._conflicts.append((mended.cosine, mended.conflicts))
         for name, parameter in self._shared.items():
-            parameter.grad = sum(w * part[name] for w, part in zip(weights, mended.gradients, strict=True)) * scale
+            parameter.grad = sum(w * part[name] for w, part in zip(weights, mended.gradients, strict=True))
+        skipped = self.precision.skipped_steps
         self._update(number)
+        if self.precision.skipped_steps == skipped:
+            self._conflicts.append((mended.cosine, mended.conflicts))
         return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
     def measured(self) -> dict[str, float]:
@@ -343,7 +345,7 @@ class Engine:
         for place in range(rank * passes, (rank + 1) * passes):
             chosen = slice(place * rows, (place + 1) * rows)
             positions, targets = predicted(batch.labels[chosen])
-            sent = [tensor.to(self._device, non_blocking=True) for tensor in (batch.inputs[chosen], positions, targets)]
+            sent = [tensor.to(self._device) for tensor in (batch.inputs[chosen], positions, targets)]
             yield _Part(batch.language, sent[0], sent[1], sent[2], total, place)
 
 

@@ -14,8 +14,6 @@ from raylab.data.prepare import Prepared
 from raylab.errors import InputError
 from raylab.seeding import generator
 
-_MOST_DRAWS = 20
-
 
 class Batch(NamedTuple):
     """Masked text of one language.
@@ -78,21 +76,25 @@ class MaskedText:
         return [self._masked(tokens, index) for index, tokens in enumerate(self._stream.in_order(max_batches))]
 
     def _masked(self, tokens: Tensor, index: int) -> Batch:
-        """The batch with its masks: the first in a row of draws that masks anything, for a small one can miss."""
-        for draw in range(_MOST_DRAWS):
-            inputs, labels = mask_tokens(
-                tokens,
-                mask_id=self._tokenizer.mask_id,
-                vocab_size=self._tokenizer.vocab_size,
-                special_ids=self._tokenizer.special_ids,
-                probability=self._probability,
-                generator=generator(self._seed, "masking", self._name, index, *([draw] if draw else [])),
-            )
-            if bool((labels != IGNORED).any()):
-                return Batch(self._language, inputs, labels)
-        known = int((~torch.isin(tokens, torch.tensor(sorted(self._tokenizer.special_ids)))).sum())
-        raise InputError(
-            f"{self._name}: batch {index} has no masked token: {tokens.numel()} tokens, {known} of them neither "
-            f"unknown nor special, and pretrain.mask_probability {self._probability:g}; a larger one, more sequences "
-            "or longer ones would do"
+        """The batch with its masks: of one token at least, for a small batch could miss."""
+        special_ids = self._tokenizer.special_ids
+        random = generator(self._seed, "masking", self._name, index)
+        inputs, labels = mask_tokens(
+            tokens,
+            mask_id=self._tokenizer.mask_id,
+            vocab_size=self._tokenizer.vocab_size,
+            special_ids=special_ids,
+            probability=self._probability,
+            generator=random,
         )
+        if not bool((labels != IGNORED).any()):
+            known = (~torch.isin(tokens.flatten(), torch.tensor(sorted(special_ids)))).nonzero().squeeze(1)
+            if not len(known):
+                raise InputError(
+                    f"{self._name}: batch {index} has no masked token: all its {tokens.numel()} tokens are unknown to "
+                    "the tokenizer or special; larger or longer batches, or a tokenizer trained on such text, would do"
+                )
+            chosen = known[torch.randint(len(known), (), generator=random)]
+            labels.view(-1)[chosen] = tokens.flatten()[chosen]
+            inputs.view(-1)[chosen] = self._tokenizer.mask_id
+        return Batch(self._language, inputs, labels)

@@ -216,11 +216,14 @@ def exact(inner: InnerProblem) -> Inner:
             (g,) = _gradients(inner.train, inner.theta, inner.phi, (inner.theta,), inner.reduce)
 
     def product(v: Parameters) -> Parameters:
+        norm = get_total_norm(v.values()).clamp(min=torch.finfo(torch.float32).tiny)
+        unit = {name: tensor / norm for name, tensor in v.items()}  # float16 overflows with a long v
+
         def slope(graph: Callable[[], Parameters]) -> Loss:
-            return lambda theta, phi: torch.stack([torch.sum(part * v[name]) for name, part in graph().items()]).sum()
+            return lambda theta, phi: torch.stack([torch.sum(part * unit[n]) for n, part in graph().items()]).sum()
 
         (found,) = _gradients([slope(graph) for graph in graphs], inner.theta, inner.phi, (inner.phi,), inner.reduce)
-        return found
+        return {name: norm * tensor for name, tensor in found.items()}
 
     return g, product
 

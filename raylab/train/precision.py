@@ -26,7 +26,7 @@ class Precision:
 
     Attributes:
         scaler: The gradient scaler: of fp16, and one that does nothing for the others.
-        skipped_steps: Optimizer steps left out because float16 gradients overflowed.
+        skipped_steps: Updates left out because float16 gradients overflowed: of phi, of theta, or of both at once.
 
     Raises:
         InputError: The device cannot compute so.
@@ -47,6 +47,7 @@ class Precision:
             )
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
         self.skipped_steps = 0
+        self._scale = self.scaler.get_scale()  # kept, because to read it is to wait for a GPU
 
     @contextlib.contextmanager
     def matmuls(self) -> Iterator[None]:
@@ -77,14 +78,14 @@ class Precision:
             FloatingPointError: They overflow however small the scale.
         """
         self.scaler.step(optimizer)
-        before = self.scaler.get_scale()
         self.scaler.update()
-        if self.scaler.get_scale() < before:
+        before, self._scale = self._scale, self.scaler.get_scale()
+        if self._scale < before:
             self.skipped_steps += 1
             if before < _SMALLEST_SCALE:
                 raise FloatingPointError(
-                    f"float16 gradients are infinite or not numbers even at a loss scale of {before:g}, after "
-                    f"{self.skipped_steps} skipped steps; a lower pretrain.learning_rate, or bf16, may help"
+                    f"the float16 gradients are infinite or not numbers even at a loss scale of {before:g}, after "
+                    f"{self.skipped_steps} skipped updates"
                 )
 
     def state(self) -> dict[str, Any]:
@@ -95,6 +96,7 @@ class Precision:
         """Go on from `state`."""
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+        self._scale = self.scaler.get_scale()
         self.skipped_steps = state["skipped_steps"]
 
 

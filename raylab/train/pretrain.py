@@ -61,7 +61,7 @@ class PretrainRun:
     Raises:
         InputError: The prepared folder lacks a language, or a split that is needed is empty, or the device cannot
             compute in the precision.
-        ValueError: The job is for `meta_adapter` and has no `meta`, or for pcgrad or gradvac and has no `conflict`.
+        ValueError: The job lacks `meta` or `conflict` where its variant needs it, or its languages do not fit these.
 
     Attributes:
         job: As given.
@@ -83,6 +83,12 @@ class PretrainRun:
             raise ValueError("a job for meta_adapter needs `meta`")
         if job.variant in CONFLICT_VARIANTS and job.conflict is None:
             raise ValueError(f"a job for {job.variant} needs `conflict`")
+        if job.variant in CONFLICT_VARIANTS and job.pretrain.batch_size % len(job.languages):
+            raise ValueError(
+                f"batch_size {job.pretrain.batch_size} does not divide over {len(job.languages)} languages"
+            )
+        if job.meta is not None and job.meta.validate_on == "others" and len(job.languages) == 1:
+            raise ValueError("there is no other language to validate on")
         self.job = job
         self.step = 0
         self._meta = job.meta if job.variant == "meta_adapter" else None
@@ -154,17 +160,17 @@ class PretrainRun:
         Raises:
             FloatingPointError: As `advance`: no state is given after a loss that is NaN or infinite.
         """
-        losses = self._pending_losses()
+        self._pending_losses()
         state = {
             "step": self.step,
             "engine": self._engine.state(),
             "drawn": self._drawn,
-            "pending": [tuple(step._replace(loss=loss)) for step, loss in zip(self._pending, losses, strict=True)],
+            "pending": [tuple(step) for step in self._pending],
             "perplexity": self._perplexity,
             "tokens": self._tokens,
             "seconds": self._seconds,
         }
-        return copy.deepcopy(state)
+        return _on_cpu(state)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a state that an equal job gave; the state itself stays as it is."""
@@ -195,46 +201,56 @@ class PretrainRun:
 
     def _train_step(self) -> list[Measurement]:
         """One step of Algorithm 1; without a meta step theta and phi move together."""
-        started = time.perf_counter()
         measurements: list[Measurement] = []
         self.step += 1
-        skipped = self._engine.precision.skipped_steps
         if self._surgery:
-            batches = [self._next_batch("train", language) for language in self.job.languages]
-            loss = self._engine.surgery_step(self.step, batches, [self._probabilities[b.language] for b in batches])
+            languages = self.job.languages
         else:
-            language = sample_language(self._probabilities, self.job.seed, self.step)  # line 5
-            batches = [self._next_batch("train", language)]
-            meta = self._meta is not None and self.step % self._meta.meta_every == 0
-            if meta:
-                measurements += self._meta_step(batches[0])  # line 6
-            loss = self._engine.step(self.step, batches[0], shared_only=meta)  # line 7
+            languages = (sample_language(self._probabilities, self.job.seed, self.step),)  # line 5
+        batches = [self._next_batch("train", language) for language in languages]
+        held_out = self._held_out(batches[0])
+        if held_out:
+            measurements += self._measure_fidelity(batches[0], held_out)
+
+        started = time.perf_counter()
+        rate = self._engine.learning_rate(self.step)
+        try:
+            if self._surgery:
+                skipped = self._engine.precision.skipped_steps
+                loss = self._engine.surgery_step(self.step, batches, [self._probabilities[name] for name in languages])
+            else:
+                if held_out:
+                    self._engine.meta_step(self.step, batches[0], held_out)  # line 6
+                skipped = self._engine.precision.skipped_steps
+                loss = self._engine.step(self.step, batches[0], shared_only=bool(held_out))  # line 7
+        except FloatingPointError as error:
+            raise FloatingPointError(_diverged(str(error), self.step, "+".join(languages), rate)) from None
 
         tokens, seconds = sum(batch.inputs.numel() for batch in batches), time.perf_counter() - started
         self._tokens += tokens
         if self._engine.precision.skipped_steps == skipped:  # float16 that overflowed: the scaler sees to it
-            languages = "+".join(batch.language for batch in batches)
-            self._pending.append(
-                Step(self.step, languages, self._engine.learning_rate(self.step), loss, tokens, seconds)
-            )
+            self._pending.append(Step(self.step, "+".join(languages), rate, loss, tokens, seconds))
         return measurements
 
-    def _meta_step(self, batch: Batch) -> list[Measurement]:
-        """Update phi of the batch's language by the meta-gradient; theta stays."""
-        assert self._meta is not None
-        every = self._meta.fidelity_every
+    def _held_out(self, batch: Batch) -> list[Batch]:
+        """Validation batches of the step that trains on `batch`; none if it is not a meta step."""
+        if self._meta is None or self.step % self._meta.meta_every:
+            return []
         others = self._meta.validate_on == "others"
-        held_out = [
+        return [
             self._next_batch("meta", language)
             for language in self.job.languages
             if not (others and language == batch.language)
         ]
-        measurements = []
-        if every and self.step // every > (self.step - self._meta.meta_every) // every:
-            cosine = self._engine.fidelity(self.step, batch, held_out)
-            measurements.append(Measurement("meta/fidelity", cosine, self.step))
-        self._engine.meta_step(self.step, batch, held_out)
-        return measurements
+
+    def _measure_fidelity(self, batch: Batch, held_out: list[Batch]) -> list[Measurement]:
+        """If it is due; and if it is a number, which in float16 it need not be."""
+        assert self._meta is not None
+        every = self._meta.fidelity_every
+        if not every or self.step // every == (self.step - self._meta.meta_every) // every:
+            return []
+        cosine = self._engine.fidelity(self.step, batch, held_out)
+        return [Measurement("meta/fidelity", cosine, self.step)] if math.isfinite(cosine) else []
 
     def _measure_training(self) -> list[Measurement]:
         losses = self._pending_losses()
@@ -248,10 +264,19 @@ class PretrainRun:
         return [Measurement(name, value, self.step) for name, value in found.items()]
 
     def _pending_losses(self) -> list[float]:
-        """The losses since the last measurement, which are finite, or FloatingPointError."""
-        losses = [float(step.loss) for step in self._pending]
-        for step, loss in zip(self._pending, losses, strict=True):
-            _check_finite("training", loss, step.number, step.language, step.learning_rate)
+        """The losses since the last measurement, which are finite, or FloatingPointError.
+
+        To read them is to wait for the device, which counts as time of the last step.
+        """
+        if not self._pending:
+            return []
+        started = time.perf_counter()
+        losses = torch.stack([torch.as_tensor(step.loss, device="cpu") for step in self._pending]).tolist()
+        self._pending = [step._replace(loss=loss) for step, loss in zip(self._pending, losses, strict=True)]
+        for step in self._pending:
+            _check_finite("training", float(step.loss), step.number, step.language, step.learning_rate)
+        last = self._pending[-1]
+        self._pending[-1] = last._replace(seconds=last.seconds + time.perf_counter() - started)
         return losses
 
     def _measure_validation(self) -> list[Measurement]:
@@ -265,7 +290,7 @@ class PretrainRun:
     def _open(self, prepared: Prepared, split: str, language: str) -> MaskedText:
         batch_size = self.job.pretrain.batch_size
         if split == "meta" and self._meta is not None:
-            batch_size = self._meta.batch_size or batch_size
+            batch_size = batch_size if self._meta.batch_size is None else self._meta.batch_size
         if split == "train" and self._surgery:
             batch_size //= len(self.job.languages)
         seed = _VALIDATION_SEED if split == "valid" else self.job.seed
@@ -279,7 +304,22 @@ class PretrainRun:
 
 def _check_finite(kind: str, loss: float, step: int, language: str, learning_rate: float) -> None:
     if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the {kind} loss is {loss} at step {step} (language {language}, learning rate {learning_rate:g}); "
-            "a lower pretrain.learning_rate, or a pretrain.clip_norm, may help"
-        )
+        raise FloatingPointError(_diverged(f"the {kind} loss is {loss}", step, language, learning_rate))
+
+
+def _diverged(what: str, step: int, language: str, learning_rate: float) -> str:
+    return (
+        f"{what} at step {step} (language {language}, learning rate {learning_rate:g}); "
+        "a lower pretrain.learning_rate, or a pretrain.clip_norm, may help"
+    )
+
+
+def _on_cpu(value: Any) -> Any:
+    """A copy in which tensors are on the CPU: a GPU need not have room for two."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return type(value)((key, _on_cpu(inside)) for key, inside in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(_on_cpu(inside) for inside in value)
+    return value

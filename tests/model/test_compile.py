@@ -40,23 +40,21 @@ def make_objective(*, compiled: bool, dropout: float = 0.0) -> Objective:
     return objective
 
 
-def measure(objective: Objective, seed: int) -> list[Tensor]:
+def measure(objective: Objective, language: str, seed: int) -> list[Tensor]:
     """Losses and gradients of a plain step, and of passes with other parameters as a meta step makes them."""
-    found: list[Tensor] = []
-    for language in LANGUAGES:
-        encoder = objective.encoder
-        loss = objective(language, seed)
-        own = encoder.specific_parameters(language)
-        found += [loss, *torch.autograd.grad(loss, [*encoder.shared_parameters().values(), *own.values()])]
-        phi = {f"encoder.{name}": tensor.detach().requires_grad_() for name, tensor in own.items()}
-        for needs_gradient in (True, False):
-            theta = {
-                f"encoder.{name}": (1.1 * tensor.detach()).requires_grad_(needs_gradient)
-                for name, tensor in encoder.shared_parameters().items()
-            }
-            loss = functional_call(objective, {**theta, **phi}, (language, seed), tie_weights=False)
-            wanted = [*phi.values(), *theta.values()] if needs_gradient else [*phi.values()]
-            found += [loss, *torch.autograd.grad(loss, wanted)]
+    encoder = objective.encoder
+    loss = objective(language, seed)
+    own = encoder.specific_parameters(language)
+    found = [loss, *torch.autograd.grad(loss, [*encoder.shared_parameters().values(), *own.values()])]
+    phi = {f"encoder.{name}": tensor.detach().requires_grad_() for name, tensor in own.items()}
+    for needs_gradient in (True, False):
+        theta = {
+            f"encoder.{name}": (1.1 * tensor.detach()).requires_grad_(needs_gradient)
+            for name, tensor in encoder.shared_parameters().items()
+        }
+        loss = functional_call(objective, {**theta, **phi}, (language, seed), tie_weights=False)
+        wanted = [*phi.values(), *theta.values()] if needs_gradient else [*phi.values()]
+        found += [loss, *torch.autograd.grad(loss, wanted)]
     return found
 
 
@@ -64,13 +62,13 @@ def measure(objective: Objective, seed: int) -> list[Tensor]:
 def test_compiled_layers_are_the_layers() -> None:
     eager, compiled = make_objective(compiled=False), make_objective(compiled=True)
     assert list(compiled.state_dict()) == list(eager.state_dict())
-    for seed in range(3):
-        for expected, found in zip(measure(eager, seed), measure(compiled, seed), strict=True):
+    graphs = []
+    for language, seed in (("en", 0), ("fr", 0), ("en", 1), ("fr", 2)):
+        for expected, found in zip(measure(eager, language, seed), measure(compiled, language, seed), strict=True):
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-        if seed == 0:
-            graphs = counters["stats"]["unique_graphs"]
-    assert graphs > 0
-    assert counters["stats"]["unique_graphs"] == graphs  # nothing was compiled after the first steps
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0
+    assert set(graphs) == {graphs[0]}  # nothing was compiled for the second language, or after the first step
     with torch.compiler.set_stance("force_eager"):
         assert torch.equal(compiled("en", 0), eager("en", 0))
 

@@ -215,12 +215,16 @@ def test_going_on_from_a_state(granularity: Granularity) -> None:
     assert again.state() == state != undisturbed.state()
 
 
+@pytest.mark.parametrize("granularity", ["model", "layer"])
 @pytest.mark.parametrize("variant", SURGERY)
-def test_a_gradient_that_overflowed_leaves_no_trace(variant: str) -> None:
-    """As in float16, where the step is then skipped: it must not get into the moving averages."""
-    surgery = SURGERY[variant](ConflictConfig())
+def test_a_gradient_that_overflowed_leaves_no_trace(variant: str, granularity: Granularity) -> None:
+    """As in float16, where the step is then skipped: it must not get into the moving averages, of any group."""
+    surgery = SURGERY[variant](ConflictConfig(granularity=granularity))
     before = surgery.state()
-    gradients = [{"w": torch.tensor([1.0, torch.inf])}, {"w": torch.tensor([1.0, -2.0])}]
+    gradients = [
+        {"layers.0.w": torch.tensor([1.0, torch.inf]), "w": torch.tensor([1.0, 0.0])},
+        {"layers.0.w": torch.tensor([1.0, -2.0]), "w": torch.tensor([1.0, -3.0])},
+    ]
     mended = surgery.mend(gradients, torch.Generator())
-    assert not mended.gradients[0]["w"].isfinite().all()
+    assert not mended.gradients[0]["layers.0.w"].isfinite().all()
     assert surgery.state() == before

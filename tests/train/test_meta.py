@@ -396,3 +396,24 @@ def test_cosine() -> None:
     assert cosine(a, a) == pytest.approx(1.0)
     assert cosine(a, b) == pytest.approx(0.6)
     assert cosine(a, {"x": torch.zeros(2), "y": torch.zeros(1)}) == 0.0
+
+
+def test_exact_product_does_not_overflow_float16_with_a_long_direction() -> None:
+    """Adam's factors make P v thousands of times as long as v."""
+
+    def train(shared: Parameters, specific: Parameters) -> Tensor:
+        return (shared["w"].half() * specific["a"].half()).sum().float()
+
+    def val(shared: Parameters, specific: Parameters) -> Tensor:
+        return 3e3 * shared["w"].sum()
+
+    found = meta_gradient(
+        train,
+        val,
+        {"w": torch.ones(4)},
+        {"a": torch.ones(4)},
+        inner_lr=1.0,
+        method="exact",
+        precondition=lambda g: {name: torch.full_like(tensor, 1e3) for name, tensor in g.items()},
+    )
+    torch.testing.assert_close(found.higher_order["a"], torch.full((4,), -3e6), rtol=1e-3, atol=0)

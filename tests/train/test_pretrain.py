@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from raylab.config import VARIANTS, ConflictConfig, MetaConfig, ModelConfig, PrepareJob, PretrainConfig, PretrainJob
-from raylab.data.prepare import prepare
+from raylab.data.prepare import Prepared, prepare
 from raylab.data.source import Source
+from raylab.data.store import write_tokens
 from raylab.errors import InputError
 from raylab.model import Encoder
+from raylab.train.engine import Engine
 from raylab.train.pretrain import PretrainRun
 from raylab.train.run import Measurement
 
@@ -137,15 +140,63 @@ def test_schedules_end_near_zero(schedule: str, prepared: Path) -> None:
 
 
 def test_a_batch_always_has_a_masked_token(prepared: Path) -> None:
-    """A batch of 16 tokens at 2% has none three times in four: then its mask is drawn again."""
-    run = PretrainRun(make_job(steps=40, batch_size=1, mask_probability=0.02), prepared_folder=prepared)
-    losses = [m.value for m in run.advance(UNTIMED) if m.name == "train/loss"]
-    assert min(losses) > 1.0  # zeros would pull the mean down to a quarter of the chance level, log 120
+    """However rarely tokens are chosen: then it is one, and its loss is that of a guess."""
+    run = PretrainRun(make_job(steps=40, batch_size=1, mask_probability=1e-9), prepared_folder=prepared)
+    (loss,) = [m.value for m in run.advance(UNTIMED) if m.name == "train/loss" and m.step == 20]
+    assert loss == pytest.approx(math.log(120), rel=0.2)
 
 
-def test_a_batch_without_a_masked_token_is_bad_input(prepared: Path) -> None:
-    with pytest.raises(InputError, match=r"valid/aa: batch 0 has no masked token: 16 tokens.*mask_probability 1e-09"):
-        PretrainRun(make_job(batch_size=1, mask_probability=1e-9), prepared_folder=prepared)
+def test_a_batch_without_a_token_that_could_be_masked_is_bad_input(prepared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "prepared"
+    shutil.copytree(prepared, folder)
+    tokenizer = Prepared(folder).tokenizer
+    unknown = min(tokenizer.special_ids)
+    write_tokens(
+        folder / "tokens" / "aa" / "train.arrow",
+        [[unknown] * 9] * 50,
+        vocab_size=tokenizer.vocab_size,
+        end_id=max(tokenizer.special_ids),
+    )
+    run = PretrainRun(make_job(), prepared_folder=folder)
+    with pytest.raises(InputError, match=r"train/aa: batch 0 has no masked token: all its 128 tokens are unknown"):
+        run.advance(UNTIMED)
+
+
+def test_float16_that_diverges_names_step_language_and_learning_rate(prepared: Path) -> None:
+    run = PretrainRun(make_job("mono", steps=100, precision="fp16", valid_every=100), prepared_folder=prepared)
+    with torch.no_grad():
+        run.encoder.output_bias[7] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"scale of .* at step \d+ \(language aa, learning rate"):
+        run.advance(UNTIMED)
+
+
+def test_the_rate_of_tokens_counts_training_alone(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the measurement of fidelity, which takes longer than many steps."""
+    slow = Engine.fidelity
+
+    def fidelity(*arguments: Any) -> float:
+        time.sleep(0.5)
+        return slow(*arguments)
+
+    monkeypatch.setattr(Engine, "fidelity", fidelity)
+    _, measurements = train(make_job("meta_adapter", steps=20, meta={"fidelity_every": 2}), prepared)
+    (rate,) = by_name(measurements)["train/tokens_per_second"].values()
+    assert rate > 20 * 8 * 16 / (10 * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        (make_job("pcgrad", batch_size=7), "batch_size 7 does not divide over 2 languages"),
+        (
+            make_job("meta_adapter", meta={"validate_on": "others"}).model_copy(update={"languages": ("aa",)}),
+            "no other language",
+        ),
+    ],
+)
+def test_a_job_that_does_not_fit_its_languages_is_refused(job: PretrainJob, message: str, prepared: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        PretrainRun(job, prepared_folder=prepared)
 
 
 @pytest.mark.parametrize("method", ["finite_difference", "forward_difference"])
