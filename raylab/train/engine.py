@@ -173,7 +173,8 @@ class Engine:
         # The loss scale is still in them: it changes no angle.
         mended = self._surgery.mend(gradients, generator(self._seed, "surgery", number))
         for name, parameter in self._shared.items():
-            parameter.grad = sum(w * part[name] for w, part in zip(weights, mended.gradients, strict=True))
+            terms = [weight * part[name] for weight, part in zip(weights, mended.gradients, strict=True)]
+            parameter.grad = torch.stack(terms).sum(0)
         skipped = self.precision.skipped_steps
         self._update(number)
         if self.precision.skipped_steps == skipped:
