@@ -26,7 +26,7 @@ class ProgressLines:
         console: Where to print.
 
     Attributes:
-        slots: How many jobs run at once.
+        slots: How many workers run at once.
     """
 
     def __init__(self, graph: JobGraph, estimator: Estimator, console: Console) -> None:
@@ -116,7 +116,7 @@ class ProgressLines:
 
     def _left(self) -> str:
         seconds = sum(
-            self._estimator.seconds(job) * (1 - self._running.get(key, 0.0))
+            self._estimator.slot_seconds(job) * (1 - self._running.get(key, 0.0))
             for key, job in self._graph.jobs.items()
             if self._graph.states[key] not in ENDED
         )
@@ -130,7 +130,7 @@ def summary_of_plan(
     missing = [job for key, job in jobs.items() if not is_finished(key)]
     kinds = {kind: sum(job.kind == kind for job in jobs.values()) for kind in ("prepare", "pretrain", "finetune")}
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-    seconds = sum(estimator.seconds(job) for job in missing) / slots
+    seconds = sum(estimator.slot_seconds(job) for job in missing) / slots
     return f"{len(jobs)} jobs ({counted}), {len(jobs) - len(missing)} done already" + (
         f", about {_clock(seconds)} for the others" if missing else ""
     )

@@ -103,7 +103,7 @@ def dry_run(study: StudyConfig, storage: Storage, console: Console) -> int:
     """Print the study's jobs, how many are done, and an estimate of the time; run nothing."""
     source = open_source(study.data, storage.root)
     jobs = plan(study, source)
-    estimator = Estimator(storage, jobs.jobs, check_datasets(study, source, storage))
+    estimator = Estimator(storage, jobs.jobs, check_datasets(study, source, storage), study.scaling.num_workers)
     for job in jobs.jobs.values():
         state = "done" if storage.is_finished(job.key) else f"{estimator.seconds(job):.0f} s"
         console.print(f"{job.key}  {state:>8}  {job.name}", highlight=False, markup=False)
@@ -114,7 +114,7 @@ def dry_run(study: StudyConfig, storage: Storage, console: Console) -> int:
     )
     if study.search:
         trial = [job for job in plan(study, source, _searched_variants(study)).jobs.values() if job.kind != "prepare"]
-        seconds = sum(estimator.seconds(job) for job in trial) / slots
+        seconds = sum(estimator.slot_seconds(job) for job in trial) / slots
         console.print(
             f"search: {study.search.num_samples} trials of up to {len(trial)} jobs, at most about {seconds:.0f} s each"
         )
@@ -154,7 +154,7 @@ def sweep(
 
     stop = threading.Event()
     graph = JobGraph(storage.is_finished, lambda job: _priority(job, estimator))
-    estimator = Estimator(storage, ChainMap(graph.jobs, jobs.jobs), sizes)
+    estimator = Estimator(storage, ChainMap(graph.jobs, jobs.jobs), sizes, study.scaling.num_workers)
 
     def plan_trial(values: Mapping[str, Any]) -> Plan:
         return plan(with_values(study, values), source, _searched_variants(study))

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from raylab.data.source import Source
+from raylab.model.matmul import use_widest_matmul
 from raylab.search.jobs import Report, start
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
 from raylab.train.distributed import ALONE, Workers
+from raylab.train.memory import keep_freed_memory
 from raylab.train.run import Measurement, Run
 
 Stamped = tuple[str, float, int, int]
@@ -27,6 +29,13 @@ RETRIES = 3
 
 _AGREEMENT_SECONDS = 0.5
 """Between two looks at a checkpoint of which some workers still see the one before."""
+
+
+def set_up_process(threads: int) -> None:
+    """Settings of a whole process that trains: its threads, its memory, and who multiplies matrices on its CPU."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    use_widest_matmul()
 
 
 class Execution:

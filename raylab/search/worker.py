@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from ray import tune
 from ray.exceptions import RayError
 
 from raylab.data.source import Source
-from raylab.search.execution import REPORT_SECONDS, Execution
+from raylab.search.execution import REPORT_SECONDS, Execution, set_up_process
 from raylab.search.mailbox import JobFailure
 from raylab.search.storage import Storage
-from raylab.train.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from raylab.search.workers import DistributedExecution
@@ -28,8 +26,7 @@ class JobWorker(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the first job; Tune calls this in a new actor."""
-        keep_freed_memory()
-        torch.set_num_threads(int(config["threads"]))
+        set_up_process(int(config["threads"]))
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -16,12 +16,14 @@ import torch
 from ray.train.torch import TorchConfig, get_device
 
 from raylab.data.source import Source
-from raylab.search.execution import REPORT_SECONDS, RETRIES, Execution, Stamped
+from raylab.search.execution import REPORT_SECONDS, RETRIES, Execution, Stamped, set_up_process
 from raylab.search.mailbox import JobFailure, Mail, Mailbox
 from raylab.search.storage import Storage
 from raylab.search.trainer import TrialTrainer
 from raylab.train.distributed import Workers
-from raylab.train.memory import keep_freed_memory
+
+_START_RETRIES = 60
+"""How often workers that do not start are started again: once a minute, where a lost node is waited for."""
 
 _STOP_SECONDS = 300.0
 """How long a stopped job may take to write its checkpoint."""
@@ -58,7 +60,7 @@ class DistributedExecution:
             run_config=ray.train.RunConfig(
                 name="train",
                 storage_path=str(self._scratch.parent),
-                failure_config=ray.train.FailureConfig(max_failures=RETRIES),
+                failure_config=ray.train.FailureConfig(max_failures=RETRIES, controller_failure_limit=_START_RETRIES),
             ),
         )
         self._error: Exception | None = None
@@ -134,8 +136,7 @@ def _train(settings: dict[str, Any]) -> None:
 
 
 def _work(settings: Mapping[str, Any], mailbox: Any) -> None:
-    keep_freed_memory()
-    torch.set_num_threads(int(settings["threads"]))
+    set_up_process(int(settings["threads"]))
     workers = Workers.current()
     leads = workers.rank == 0
     storage, job = Storage(Path(settings["storage"])), settings["job"]

@@ -47,11 +47,13 @@ def test_a_mono_model_serves_every_pair(corpus_folder: Path) -> None:
     [
         ("pretrain.temperature", 3.0, {"joint", "adapter", "meta_adapter"}),
         ("model.adapter_ratio", 0.5, {"adapter", "meta_adapter"}),
-        ("meta.epsilon", 0.01, {"meta_adapter"}),
+        ("meta.epsilon", 0.02, {"meta_adapter"}),
         ("pretrain.steps", 7, {"mono", "joint", "adapter", "meta_adapter"}),
         ("data.vocab_size", 500, {"mono", "joint", "adapter", "meta_adapter"}),
         ("finetune.epochs", 2, set()),
         ("scaling.checkpoint_seconds", 2.0, set()),
+        ("scaling.num_workers", 2, set()),
+        ("scaling.accumulation", 2, set()),
     ],
 )
 def test_a_field_changes_the_keys_of_the_models_that_it_matters_to(
@@ -60,6 +62,18 @@ def test_a_field_changes_the_keys_of_the_models_that_it_matters_to(
     study = _study()
     before = _models(plan(study, Source(corpus_folder)))
     after = _models(plan(with_values(study, {path: value}), Source(corpus_folder)))
+    assert {variant for (variant, languages), key in before.items() if after[variant, languages] != key} == changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "changed"),
+    [("conflict.granularity", "layer", {"pcgrad", "gradvac"}), ("conflict.decay", 0.5, {"gradvac"})],
+)
+def test_gradient_surgery_is_of_its_own_variants(
+    corpus_folder: Path, path: str, value: float | str, changed: set[str]
+) -> None:
+    study, source = _study(variants=["joint", "pcgrad", "gradvac"]), Source(corpus_folder)
+    before, after = (_models(plan(each, source)) for each in (study, with_values(study, {path: value})))
     assert {variant for (variant, languages), key in before.items() if after[variant, languages] != key} == changed
 
 

@@ -44,7 +44,7 @@ def _asked(search: TrialSearch, count: int) -> list[dict[str, Any]]:
 def test_the_studys_own_values_come_first_and_samples_end(tmp_path: Path) -> None:
     search = TrialSearch(_study(), f"sqlite:///{tmp_path}/trials.db", "data")
     values = _asked(search, 5)
-    assert values[0] == {"pretrain.temperature": 1.0, "meta.epsilon": 0.1, "model.adapter_ratio": 0.25}
+    assert values[0] == {"pretrain.temperature": 1.0, "meta.epsilon": 0.01, "model.adapter_ratio": 0.25}
     assert len({value["pretrain.temperature"] for value in values}) == 5
     assert search.ask() is None
 
