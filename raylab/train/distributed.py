@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 _BUCKET_BYTES = 32 * 2**20
+_LARGE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,22 @@ class Workers:
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor, in place, by its sum over all workers.
 
-        Tensors of one type travel together in flat buckets, because each message has a cost of its own.
+        Small tensors of one type travel together in flat buckets, because each message has a cost of its own; large
+        ones are summed where they lie, because a copy has one too.
         """
         if self.size == 1:
             return
+        large = [tensor for tensor in tensors if tensor.nbytes >= _LARGE_BYTES and tensor.is_contiguous()]
+        works = [dist.all_reduce(tensor, async_op=True) for tensor in large]
+        where_they_lie = {id(tensor) for tensor in large}
         sent = []
-        for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.flatten() for tensor in bucket]) if len(bucket) > 1 else bucket[0].flatten()
-            sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
-        for bucket, flat, work in sent:
+        for bucket in _buckets([tensor for tensor in tensors if id(tensor) not in where_they_lie]):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            works.append(dist.all_reduce(flat, async_op=True))
+            sent.append((bucket, flat))
+        for work in works:
             work.wait()
+        for bucket, flat in sent:
             for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(total.view_as(tensor))
 

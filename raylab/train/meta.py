@@ -253,7 +253,8 @@ def _leaves(parameters: Mapping[str, Tensor]) -> Parameters:
 
 def _moved(theta: Parameters, length: Tensor | float, direction: Parameters) -> Parameters:
     """theta + length * direction, as constants: a backward pass to phi then leaves out the gradients of theta."""
-    return {name: tensor.detach() + length * direction[name] for name, tensor in theta.items()}
+    factors = {name: torch.as_tensor(length, dtype=tensor.dtype).to(tensor.device) for name, tensor in theta.items()}
+    return {name: torch.addcmul(tensor.detach(), factors[name], direction[name]) for name, tensor in theta.items()}
 
 
 def _scaled(direction: Parameters, factors: Parameters | None) -> Parameters:
