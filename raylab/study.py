@@ -258,6 +258,10 @@ def _check_across_fields(study: StudyConfig, origin: str) -> None:
         raise InputError(
             f"{origin}: pretrain.precision: found tf32, which no CPU has; scaling.use_gpu: true, or fp32, is needed"
         )
+    if "meta_adapter" in study.variants and study.data.meta_fraction == 0:
+        raise InputError(
+            f"{origin}: data.meta_fraction: found 0; meta_adapter needs a `meta` split, such as 0.02 of the sentences"
+        )
     if "meta_adapter" in study.variants and study.meta.validate_on == "others":
         for index, languages in enumerate(study.languages):
             if len(languages) == 1:

@@ -75,6 +75,10 @@ def test_scalars_are_yaml_1_2(write) -> None:
         ),
         ("study: s\nlanguages: [[en, fr]]\nmeta: {inner_lr: soon}\n", ["meta.inner_lr", "'soon'"]),
         (
+            "study: s\nlanguages: [[en, fr]]\nvariants: [meta_adapter]\ndata: {meta_fraction: 0}\n",
+            ["data.meta_fraction: found 0", "`meta` split"],
+        ),
+        (
             "study: s\nlanguages: [[en, fr]]\nscaling: {num_workers: 5}\n",
             ["pretrain.batch_size: found 32", "scaling.num_workers (5)", "30 or 35 would do"],
         ),

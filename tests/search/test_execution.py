@@ -1,9 +1,10 @@
-"""A job under way on several workers: one of them writes, and all go on from the same checkpoint."""
+"""A job under way: on several workers one writes and all go on from the same checkpoint; a failure keeps the last."""
 
 from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,21 @@ def test_the_record_tells_the_whole_history_and_how_many_worked(folder: Path, co
     assert record["workers"] == 2
     steps = [step for name, _, step, _ in record["history"] if name == "train/loss"]
     assert steps == [20, 40]
+
+
+def test_a_loss_that_is_no_number_keeps_the_checkpoint(corpus_folder: Path, tmp_path: Path) -> None:
+    storage, source = Storage.open(str(tmp_path)), Source(corpus_folder)
+    prepare, pretrain = _jobs(source)
+    Execution(prepare, storage, source).advance(0.0)
+    diverging = pretrain.config.model_copy(
+        update={"pretrain": PretrainConfig(steps=40, batch_size=8, sequence_length=32, learning_rate=1e30)}
+    )
+    job = replace(pretrain, config=diverging)
+    execution = Execution(job, storage, source)
+    execution.advance(0.0)
+    execution.save()
+    with pytest.raises(FloatingPointError, match=r"loss is \S+ at step \d+ \(language .., learning rate"):
+        execution.advance(1e9)
+    assert _written(storage, job) == {"checkpoint.pt"}
+    again = Execution(job, storage, source)  # and it is sound
+    assert again.progress == 1 / 40

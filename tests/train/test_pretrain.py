@@ -403,3 +403,12 @@ def test_finish_saves_the_model_and_reports(prepared: Path, tmp_path: Path) -> N
 def test_meta_adapter_without_meta_is_refused(prepared: Path) -> None:
     with pytest.raises(ValueError, match="meta"):
         PretrainRun(make_job("meta_adapter").model_copy(update={"meta": None}), prepared_folder=prepared)
+
+
+@pytest.mark.parametrize("split", ["train", "meta", "valid"])
+def test_an_empty_split_is_bad_input(split: str, prepared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "prepared"
+    shutil.copytree(prepared, folder)
+    write_tokens(folder / "tokens" / "bb" / f"{split}.arrow", [], vocab_size=120, end_id=3)
+    with pytest.raises(InputError, match=f"no tokens for {split}/bb"):
+        PretrainRun(make_job("meta_adapter"), prepared_folder=folder)
