@@ -147,26 +147,25 @@ def _resident(field: str) -> int:
 
 
 def workers(size: Size, repeats: int) -> None:
-    """Two processes of one thread against one of two."""
-    with tempfile.TemporaryDirectory() as folder:
-        meeting_point = Path(folder) / "rendezvous"
-        seconds = take_turns(
-            {
-                "1 process, 2 threads": [Contender(ours, size)],
-                "2 processes, 1 thread each": [
-                    Contender(one_of_two, size, rank, meeting_point, threads=1) for rank in range(2)
-                ],
-            },
-            repeats,
+    """Two processes of one thread against one of two, on the size's batch and on one four times as large."""
+    rows = []
+    for batch in (size, replace(size, sequences=4 * size.sequences)):
+        with tempfile.TemporaryDirectory() as folder:
+            meeting_point = Path(folder) / "rendezvous"
+            team = [Contender(one_of_two, batch, rank, meeting_point, threads=1) for rank in range(2)]
+            one, two = take_turns({"one": [Contender(ours, batch)], "two": team}, repeats).values()
+        rows.append(
+            [
+                f"{batch.sequences} x {batch.length}",
+                f"{batch.tokens / statistics.median(one):,.0f}",
+                f"{batch.tokens / statistics.median(two):,.0f}",
+                f"{ratio(one, two):.2f}",
+            ]
         )
-    one = seconds["1 process, 2 threads"]
     print_table(
-        f"{_described(size)}: plain steps, gloo, float32",
-        ["", "tokens/s", "ratio"],
-        [
-            [name, f"{size.tokens / statistics.median(found):,.0f}", f"{ratio(one, found):.2f}"]
-            for name, found in seconds.items()
-        ],
+        f"{_described(size)}: plain steps, gloo, float32; tokens/s by batch",
+        ["", "1 process, 2 threads", "2 processes, 1 thread each", "ratio"],
+        rows,
     )
 
 
