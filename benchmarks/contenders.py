@@ -232,6 +232,16 @@ def peer(size: Size) -> Step:
     return step
 
 
+def square(width: int) -> Step:
+    """One product of square matrices: the rate that the machine reaches."""
+    a, b = torch.randn(width, width), torch.randn(width, width)
+
+    def step(number: int) -> None:
+        torch.mm(a, b)
+
+    return step
+
+
 def products(size: Size) -> Step:
     """The matrix products of a plain step and nothing else: forward, and backward to both factors."""
     rows, width = size.tokens, size.dim // size.heads

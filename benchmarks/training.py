@@ -35,11 +35,13 @@ from benchmarks.contenders import (
     predicted_tokens,
     products,
     random_batches,
+    square,
     take_turns,
 )
 from raylab.train.engine import Engine
 
 _MIB = 2**20
+_SQUARE = 2048  # rows of the matrices whose product shows the machine's rate
 _FORWARD_PASSES = {"plain": 3, "bilevel": 16}  # a step's cost in forward passes; raylab.train.meta counts them
 _BF16_PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
 
@@ -64,6 +66,10 @@ def mlm(size: Size, repeats: int) -> None:
             f"{name}, {'our settings' if settings else 'plain PyTorch'}": [Contender(make, size, settings=settings)]
             for settings in (True, False)
             for name, make in (("ours", ours), ("peer", peer), ("products", products))
+        }
+        | {
+            f"square, {name}": [Contender(square, _SQUARE, settings=settings)]
+            for settings, name in ((True, "our settings"), (False, "plain PyTorch"))
         },
         repeats,
     )
@@ -71,21 +77,26 @@ def mlm(size: Size, repeats: int) -> None:
     slowest = seconds["peer, plain PyTorch"]
     rows = []
     for name, found in seconds.items():
-        if not name.startswith("products"):
-            alone = seconds[name.replace("ours", "products").replace("peer", "products")]
+        contender, settings = name.split(", ")
+        if contender in ("ours", "peer"):
+            alone, squared = (seconds[f"{other}, {settings}"] for other in ("products", "square"))
+            rate = operations / statistics.median(found)
+            best = 2 * _SQUARE**3 / statistics.median(squared)
             rows.append(
                 [
                     name,
                     f"{size.tokens / statistics.median(found):,.0f}",
                     f"{ratio(slowest, found):.2f}",
-                    f"{operations / statistics.median(found) / 1e9:.0f}",
+                    f"{rate / 1e9:.0f}",
                     f"{operations / statistics.median(alone) / 1e9:.0f}",
-                    f"{ratio(alone, found):.0%}" if name.startswith("ours") else "",
+                    f"{ratio(alone, found):.0%}" if contender == "ours" else "",
+                    f"{best / 1e9:.0f}",
+                    f"{rate / best:.0%}" if contender == "ours" else "",
                 ]
             )
     print_table(
         f"{_described(size)}: plain steps, float32, dropout 0.1, 2 threads",
-        ["", "tokens/s", "over the last", "useful Gflop/s", "products alone", "share"],
+        ["", "tokens/s", "over the last", "useful Gflop/s", "products alone", "share", "square", "share"],
         rows,
     )
 
