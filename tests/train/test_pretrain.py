@@ -17,6 +17,7 @@ from raylab.data.store import write_tokens
 from raylab.errors import InputError
 from raylab.model import Encoder
 from raylab.train.engine import Engine
+from raylab.train.masked_text import MaskedText
 from raylab.train.pretrain import PretrainRun
 from raylab.train.run import Measurement
 
@@ -170,18 +171,23 @@ def test_float16_that_diverges_names_step_language_and_learning_rate(prepared: P
         run.advance(UNTIMED)
 
 
-def test_the_rate_of_tokens_counts_training_alone(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("where", "name", "counts"), [(Engine, "fidelity", False), (MaskedText, "batch", True), (Engine, "step", True)]
+)
+def test_the_rate_of_tokens_counts_training_and_its_batches_alone(
+    where: type, name: str, counts: bool, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not the measurement of fidelity, which takes longer than many steps."""
-    slow = Engine.fidelity
+    original = getattr(where, name)
 
-    def fidelity(*arguments: Any) -> float:
-        time.sleep(0.5)
-        return slow(*arguments)
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.2)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(Engine, "fidelity", fidelity)
-    _, measurements = train(make_job("meta_adapter", steps=20, meta={"fidelity_every": 2}), prepared)
+    monkeypatch.setattr(where, name, slow)
+    _, measurements = train(make_job("meta_adapter", steps=20, meta={"fidelity_every": 1}), prepared)
     (rate,) = by_name(measurements)["train/tokens_per_second"].values()
-    assert rate > 20 * 8 * 16 / (10 * 0.5)
+    assert (rate < 20 * 8 * 16 / (20 * 0.2)) == counts
 
 
 @pytest.mark.parametrize(
