@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
+from sweep_process import run_sweep, start_sweep
 
 from raylab.sweep import main
 
@@ -52,28 +52,6 @@ def study(corpus_folder: Path, empty_store: Path, tmp_path: Path) -> Study:
     return write
 
 
-def _start(study: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "raylab.sweep", str(study), "--storage", "runs", *options]
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")
-    }
-    return subprocess.Popen(
-        command,
-        cwd=study.parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _sweep(study: Path, *options: str) -> tuple[int, str]:
-    process = _start(study, *options)
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
-
-
 def _table(output: str) -> str:
     """What is printed of the results, from the interference table to the search."""
     return output[output.index("Negative interference") : output.index("results  ")]
@@ -105,11 +83,11 @@ SEARCH = {
 @pytest.mark.slow
 def test_a_sweep_runs_once_and_its_results_are_in_mlflow(study: Study, tmp_path: Path) -> None:
     path = study(search=SEARCH)
-    code, output = _sweep(path)
+    code, output = run_sweep(path)
     assert code == 0, output
     assert "mlflow ui --backend-store-uri" in output
     first = _records(tmp_path)
-    again, second_output = _sweep(path)
+    again, second_output = run_sweep(path)
     assert again == 0
     assert _table(second_output) == _table(output)
     assert _records(tmp_path) == first
@@ -129,18 +107,18 @@ def test_a_sweep_runs_once_and_its_results_are_in_mlflow(study: Study, tmp_path:
 @pytest.mark.slow
 def test_a_killed_driver_leaves_nothing_to_repeat_and_the_same_table(study: Study, tmp_path: Path) -> None:
     path = study(search=SEARCH)
-    process = _start(path)
+    process = start_sweep(path)
     _wait_for(lambda: len(_records(tmp_path)) >= 9, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     before = _records(tmp_path)
-    code, output = _sweep(path)
+    code, output = run_sweep(path)
     assert code == 0, output
     after = _records(tmp_path)
     assert {key: after[key] for key in before} == before
 
     shutil.move(tmp_path / "runs", tmp_path / "disturbed")
-    undisturbed, reference = _sweep(path)
+    undisturbed, reference = run_sweep(path)
     assert undisturbed == 0
     assert _table(output) == _table(reference)
     assert set(after) == set(_records(tmp_path))
@@ -153,7 +131,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_work_under_way(study: Study, tmp_path
         pretrain={"steps": 8000, "batch_size": 8, "sequence_length": 32, "valid_every": 8000},
         finetune=None,
     )
-    process = _start(path)
+    process = start_sweep(path)
     jobs = tmp_path / "runs" / "jobs"
     _wait_for(lambda: len(_records(tmp_path)) == 1, process)  # prepared
     time.sleep(4)
@@ -163,7 +141,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_work_under_way(study: Study, tmp_path
     assert "goes on from here" in output
     (checkpoint,) = jobs.glob("*/checkpoint.pt")
     assert len(_records(tmp_path)) == 1
-    process = _start(path)
+    process = start_sweep(path)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert not checkpoint.exists()
@@ -178,7 +156,7 @@ def test_a_job_whose_process_dies_is_run_again(study: Study, tmp_path: Path) -> 
         pretrain={"steps": 8000, "batch_size": 8, "sequence_length": 32, "valid_every": 8000},
         finetune=None,
     )
-    process = _start(path)
+    process = start_sweep(path)
     _wait_for(lambda: len(_records(tmp_path)) == 1, process)  # prepared; the one other job is at work
     time.sleep(3)
     workers = [pid for pid, title in _descendants(process.pid) if title.startswith("ray::") and "Trainable" in title]
@@ -218,14 +196,14 @@ def _descendants(pid: int) -> list[tuple[int, str]]:
 def test_a_relative_source_and_a_fresh_start(study: Study, corpus_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(corpus_folder, tmp_path / "corpus")
     path = study(data={"source": "corpus", "vocab_size": 150}, search=SEARCH, variants=["mono", "adapter"])
-    code, output = _sweep(path)
+    code, output = run_sweep(path)
     assert code == 0, output
     first = _records(tmp_path)
     # Bad input is found before anything is forgotten.
-    code, output = _sweep(path, "--fresh", "--tracking-uri", "http://127.0.0.1:9")
+    code, output = run_sweep(path, "--fresh", "--tracking-uri", "http://127.0.0.1:9")
     assert code == 2, output
     assert _records(tmp_path) == first
-    code, again = _sweep(path, "--fresh")
+    code, again = run_sweep(path, "--fresh")
     assert code == 0, again
     second = _records(tmp_path)
     assert set(second) == set(first)
@@ -248,14 +226,14 @@ def test_a_trial_that_failed_is_not_forgotten(study: Study) -> None:
         search={"num_samples": 2, "variants": ["meta_adapter"], "space": {"meta.inner_lr": {"uniform": [1e30, 2e30]}}},
     )
     for _ in range(2):
-        code, output = _sweep(path)
+        code, output = run_sweep(path)
         assert code == 1, output
         assert "FAILED trials of the search: [0, 1]" in output
 
 
 @pytest.mark.slow
 def test_a_failing_job_stops_only_what_needs_it(study: Study, tmp_path: Path) -> None:
-    code, output = _sweep(study(variants=["mono", "joint", "meta_adapter"], meta={"inner_lr": 1e30}))
+    code, output = run_sweep(study(variants=["mono", "joint", "meta_adapter"], meta={"inner_lr": 1e30}))
     assert code == 1, output
     assert "FAILED pretrain meta_adapter aa-bb" in output
     assert "FloatingPointError" in output
@@ -267,7 +245,7 @@ def test_a_failing_job_stops_only_what_needs_it(study: Study, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_bad_text_found_on_a_worker_is_bad_input(study: Study, tmp_path: Path) -> None:
-    code, output = _sweep(study(data={"source": str(_folder(study)), "vocab_size": 30000}))
+    code, output = run_sweep(study(data={"source": str(_folder(study)), "vocab_size": 30000}))
     assert code == 2, output
     assert "data.vocab_size" in output
     assert _records(tmp_path) == {}

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from sweep_process import run_sweep, start_sweep
 
 STEPS = 600
 """Enough to be disturbed in the middle: some ten seconds."""
@@ -46,25 +46,6 @@ def study(corpus_folder: Path, empty_store: Path, tmp_path_factory: pytest.TempP
         return path
 
     return write
-
-
-def _start(study: Path) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "raylab.sweep", str(study), "--storage", "runs"],
-        cwd=study.parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _sweep(study: Path) -> tuple[int, str]:
-    process = _start(study)
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
 
 
 def _pretraining(study: Path) -> dict[str, Any]:
@@ -116,7 +97,7 @@ def _processes(title: str, session: int) -> list[int]:
 def undisturbed(study: Callable[..., Path]) -> Path:
     """A sweep that nothing disturbed."""
     path = study()
-    code, output = _sweep(path)
+    code, output = run_sweep(path)
     assert code == 0, output
     return path
 
@@ -129,7 +110,7 @@ def test_two_workers_pretrain_and_the_other_jobs_run_as_ever(study: Callable[...
         pretrain={"steps": 40, "batch_size": 8, "sequence_length": 32},
         finetune={"tasks": ["ner"], "epochs": 1, "max_length": 64, "grid": grid},
     )
-    code, output = _sweep(path)
+    code, output = run_sweep(path)
     assert code == 0, output
     assert "Negative interference" in output
     records = [json.loads(found.read_text(encoding="utf-8")) for found in path.parent.glob("runs/jobs/*/result.json")]
@@ -144,7 +125,7 @@ def test_a_run_that_lost_a_worker_and_was_interrupted_ends_as_one_that_was_not(
     study: Callable[..., Path], undisturbed: Path
 ) -> None:
     path = study()
-    process = _start(path)
+    process = start_sweep(path)
     before = _wait_for_step(path, STEPS // 6, process)
     workers = _processes("ray::RayTrainWorker", process.pid)
     assert len(workers) == 2
@@ -157,7 +138,7 @@ def test_a_run_that_lost_a_worker_and_was_interrupted_ends_as_one_that_was_not(
     interrupted = _checkpoint(path)
     assert interrupted is not None
     assert interrupted["run"]["step"] < STEPS
-    code, output = _sweep(path)
+    code, output = run_sweep(path)
     assert code == 0, output
 
     record, reference = _pretraining(path), _pretraining(undisturbed)
@@ -173,7 +154,7 @@ def test_a_run_that_lost_a_worker_and_was_interrupted_ends_as_one_that_was_not(
 @pytest.mark.slow
 def test_the_actor_that_watches_the_workers_may_die_too(study: Callable[..., Path], undisturbed: Path) -> None:
     path = study()
-    process = _start(path)
+    process = start_sweep(path)
     _wait_for_step(path, STEPS // 6, process)
     workers = _processes("ray::RayTrainWorker", process.pid)
     (actor,) = _processes("ray::ResourceTrainable", process.pid)
@@ -194,7 +175,7 @@ def test_a_job_that_fails_by_itself_on_several_workers_fails_once_and_says_why(s
         variants=["joint", "meta_adapter"],
         pretrain={"steps": 40, "batch_size": 8, "sequence_length": 32, "learning_rate": 1e30},
     )
-    code, output = _sweep(path)
+    code, output = run_sweep(path)
     assert code == 2, output  # the meta-adapter's data are bad input
     joint, meta = sorted(line for line in output.splitlines() if line.startswith("FAILED"))
     assert "pretrain joint" in joint
@@ -209,7 +190,7 @@ def test_a_job_that_fails_by_itself_on_several_workers_fails_once_and_says_why(s
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(study: Callable[..., Path]) -> None:
     have = os.cpu_count() or 1
     path = study(pretrain={"batch_size": 4 * have}, scaling={"num_workers": 2 * have})
-    code, output = _sweep(path)
+    code, output = run_sweep(path)
     assert code == 2, output
     assert output.count("\n") == 1
     assert f"scaling.num_workers: found {2 * have}" in output
