@@ -27,8 +27,8 @@ _STYLES = {
     "norm": ("#332288", "<"),
     "pcgrad": ("#882255", "*"),
     "gradvac": ("#999933", "p"),
+    "external": ("#000000", "X"),
 }
-_OTHER_STYLE = ("#000000", "X")
 _DIVERGING = "RdBu_r"
 _MISSING_COLOUR = "#E6E6E6"
 _DOTS_PER_INCH = 200
@@ -152,7 +152,7 @@ def _draw_points(panel: Axes, points: pd.DataFrame) -> None:
         if np.isnan(zero_shot):
             panel.axvline(within, color="#666666", linestyle="--", linewidth=1.2, label=point["variant"], zorder=1)
             continue
-        colour, marker = _STYLES.get(point["variant"], _OTHER_STYLE)
+        colour, marker = _STYLES[point["variant"]]
         panel.scatter(
             within,
             zero_shot,

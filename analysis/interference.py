@@ -56,7 +56,7 @@ class SeedScores:
         self, languages: tuple[str, ...], variant: str, task: str, metric: str, language: str
     ) -> dict[int, float]:
         """Scores on a language, finetuned on the set's source language; empty if there are none."""
-        model = "-".join(languages)
+        model = self._study.model_languages(languages, variant, language)
         return self._scores.get(Place(variant, model, task, metric, languages[0], language), {})
 
     def places(self) -> Iterator[tuple[tuple[str, ...], str, str, str]]:

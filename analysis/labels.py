@@ -14,7 +14,7 @@ PAPER_LABELS = {
     "shared_adapter": "+ share adpt",
     "meta_adapter": "+ meta adpt",
 }
-OTHER_LABELS = {"norm": "+ norm", "pcgrad": "PCGrad", "gradvac": "GradVac"}
+OTHER_LABELS = {"norm": "+ norm", "pcgrad": "PCGrad", "gradvac": "GradVac", "external": "External"}
 SETTING_LABELS = {"within": "Within-language Monolingual", "zero_shot": "Zero-shot Cross-lingual"}
 
 _MAIN_METRICS = {"ner": "f1", "pos": "f1", "qa": "f1", "nli": "accuracy"}

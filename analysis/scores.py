@@ -31,6 +31,8 @@ SCHEMA = pa.schema(
         pa.field("checkpoint", pa.string(), metadata={"meaning": "key of the pretraining job"}),
         pa.field("batch_size", pa.int64(), metadata={"unit": "sequences", "meaning": "of the job that was scored"}),
         pa.field("learning_rate", pa.float64(), metadata={"meaning": "peak, of the job that was scored"}),
+        pa.field("head_learning_rate", pa.float64(), metadata={"meaning": "of the task's head where it has its own"}),
+        pa.field("freeze", pa.string(), metadata={"meaning": "what was not finetuned: none or language_specific"}),
         pa.field("chosen_epoch", pa.int64(), metadata={"meaning": "epoch with the best selection, from 1"}),
         pa.field("run_id", pa.string()),
         pa.field("output", pa.string(), metadata={"meaning": "folder of the job's files"}),
@@ -39,7 +41,7 @@ SCHEMA = pa.schema(
 
 _FINETUNE_SCORE = re.compile(r"(?P<split>dev|test)/(?P<metric>[^/]+)/(?P<language>[^/]+)")
 _PRETRAIN_SCORE = re.compile(r"(?P<split>valid)/(?P<metric>perplexity)/(?P<language>[^/]+)")
-_RECIPE_PARAMETERS = ("data.", "model.", "pretrain.", "meta.")
+_RECIPE_PARAMETERS = ("data.", "model.", "pretrain.", "meta.", "conflict.")
 
 
 def score_table(runs: Iterable[Run]) -> pa.Table:
@@ -98,6 +100,8 @@ def _finetune_rows(run: Run) -> Iterator[dict[str, Any]]:
         "train_language": train_language,
         "selection": run.data.metrics.get("selection"),
         "chosen_epoch": _whole(run.data.metrics.get("chosen_epoch")),
+        "head_learning_rate": _real(run.data.params.get("finetune.head_learning_rate")),
+        "freeze": run.data.params.get("finetune.freeze"),
     }
     for name, value in run.data.metrics.items():
         score = _FINETUNE_SCORE.fullmatch(name)

@@ -35,9 +35,14 @@ class Study:
     def model_languages(self, languages: tuple[str, ...], variant: str, language: str) -> str:
         """Languages, joined by `-`, of the model that stands for `language` in a row on this variant and set.
 
-        A mono model knows one language and serves every set that has it.
+        A mono model knows one language and serves every set that has it; an external one serves all sets of a source.
         """
-        return language if variant == "mono" else "-".join(languages)
+        if variant == "mono":
+            return language
+        if variant == "external":
+            sets = [others for others in self.language_sets if others[0] == languages[0]]
+            languages = _unique(known for others in sets for known in others)
+        return "-".join(languages)
 
 
 def read_study(name: str, tag: str | None, scores: pd.DataFrame) -> Study:

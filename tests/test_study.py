@@ -68,10 +68,34 @@ def test_scalars_are_yaml_1_2(write) -> None:
             "study: s\nlanguages: [[en, fr]]\npretrain: {sequence_length: 600}\n",
             ["pretrain.sequence_length", "600", "512"],
         ),
-        ("study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [16]}}\n", ["finetune.grid", "learning_rate"]),
+        ("study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [16]}}\n", ["finetune.grid.learning_rate: missing"]),
         (
             "study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [1.5], learning_rate: [1]}}\n",
-            ["whole numbers"],
+            ["finetune.grid.batch_size.0: found 1.5", "integer"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [], learning_rate: [1]}}\n",
+            ["finetune.grid.batch_size: found []", "at least 1"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nfinetune: {nli: {epoch: 3}}\n",
+            ["finetune.nli.epoch: unknown field", "did you mean epochs?"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nfinetune: {tasks: [qa], qa: {max_length: 600}}\n",
+            ["finetune.qa.max_length: found 600", "at most model.max_length, 512"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nfinetune: {tasks: [qa], qa: {max_length: 64}, stride: 64}\n",
+            ["finetune.stride: found 64", "windows of max_length 64"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nvariants: [joint, external]\n",
+            ["variants: found external", "the section external, with a model, is needed"],
+        ),
+        (
+            "study: s\nlanguages: [[en, fr]]\nvariants: [joint]\nexternal: {model: xlm}\n",
+            ["external: found a model", "the variant external is needed"],
         ),
         ("study: s\nlanguages: [[en, fr]]\nmeta: {inner_lr: soon}\n", ["meta.inner_lr", "'soon'"]),
         (

@@ -33,7 +33,7 @@ class Encoder(nn.Module):
         config: Sizes, dropout and adapter activation.
         vocab_size: Subword pieces V.
         languages: The languages that the model knows, no two alike.
-        variant: One of `raylab.config.VARIANTS`; says which modules exist once per language.
+        variant: One of `raylab.config.VARIANTS`, but `external`; says which modules exist once per language.
 
     Raises:
         ValueError: The variant is unknown, or languages are missing or repeated.
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: The model does not have the language, or the sequences are too long.
         """
-        self._check(language)
+        self.check_language(language)
         length = input_ids.shape[1]
         if length > self.config.max_length:
             raise ValueError(f"sequences of {length} tokens; the model's max_length is {self.config.max_length}")
@@ -109,6 +109,21 @@ class Encoder(nn.Module):
         hidden = self(input_ids, None, language).flatten(0, 1)[positions]  # [M, d]
         return F.cross_entropy(self.mlm_logits(hidden), targets, reduction="sum")
 
+    @property
+    def dim(self) -> int:
+        """Width d of the hidden states."""
+        return self.config.dim
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence, in tokens."""
+        return self.config.max_length
+
+    @property
+    def dropout_probability(self) -> float:
+        """Dropout probability of embeddings and sublayer outputs."""
+        return self.config.dropout
+
     def compile_layers(self) -> None:
         """Compile what the layers compute with torch.compile, once for all of them and all languages.
 
@@ -128,7 +143,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: The model does not have the language.
         """
-        self._check(language)
+        self.check_language(language)
         return {
             name: parameter
             for path, module in self.named_modules()
@@ -138,8 +153,16 @@ class Encoder(nn.Module):
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters theta that text of every language goes through, by name."""
-        specific = {name for language in self.languages for name in self.specific_parameters(language)}
+        specific = self.language_specific_parameters()
         return {name: parameter for name, parameter in self.named_parameters() if name not in specific}
+
+    def language_specific_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that belong to one language each, those of all languages together, by name."""
+        return {
+            name: parameter
+            for language in self.languages
+            for name, parameter in self.specific_parameters(language).items()
+        }
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder, which is made where it is missing."""
@@ -153,7 +176,7 @@ class Encoder(nn.Module):
             **self.config.model_dump(),
         }
         (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        save_file(self.state_dict(), folder / WEIGHTS_FILE)
+        save_file(self.state_dict(), folder / WEIGHTS_FILE, metadata={"format": "pt"})  # transformers asks for it
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Encoder:
@@ -172,13 +195,20 @@ class Encoder(nn.Module):
             raise InputError.at(folder / CONFIG_FILE, None, f"model_type is {model_type!r}; expected {MODEL_TYPE!r}")
         try:
             variant, languages, vocab_size = (description.pop(key) for key in ("variant", "languages", "vocab_size"))
-            encoder = cls(ModelConfig(**description), vocab_size, languages, variant)
+            # transformers, where it wrote the file, has added fields of its own.
+            sizes = {name: value for name, value in description.items() if name in ModelConfig.model_fields}
+            encoder = cls(ModelConfig(**sizes), vocab_size, languages, variant)
             encoder.load_state_dict(load_file(folder / WEIGHTS_FILE))
         except (KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise InputError.at(folder, None, f"the two files are not one encoder: {reason}") from error
         return encoder.eval()
 
-    def _check(self, language: str) -> None:
+    def check_language(self, language: str) -> None:
+        """See that the model has the language.
+
+        Raises:
+            ValueError: It does not.
+        """
         if language not in self.languages:
             raise ValueError(f"the model has no language {language!r}; it has {', '.join(self.languages)}")

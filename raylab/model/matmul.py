@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _CPUINFO = Path("/proc/cpuinfo")
+_KERNELS = 8192  # that oneDNN keeps, about 50 KiB each; it makes one for each shape, and batches of text have many
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -32,6 +34,8 @@ def use_widest_matmul() -> bool:
     at twice the rate (Zen 5), but is handed float32 products only with leave to round their factors to bfloat16. It
     does that with AMX units alone, which these CPUs lack: so leave is given, and withdrawn should a factor be rounded.
 
+    oneDNN keeps 1,024 kernels by itself, fewer than a finetuning has shapes: each step would make some of them again.
+
     For the whole process; call it once, before training starts. A process that has a GPU stays as it is: it multiplies
     there, and PyTorch's older settings of TensorFloat-32 refuse to be mixed with this one.
 
@@ -41,6 +45,7 @@ def use_widest_matmul() -> bool:
     backend: Any = torch.backends.mkldnn
     if torch.cuda.is_available() or not backend.is_available() or not _is_amd_with_avx512():
         return False
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))  # read at oneDNN's first product
     before = backend.matmul.fp32_precision
     backend.matmul.fp32_precision = "bf16"
     if _multiplies_in_float32():

@@ -179,7 +179,12 @@ class Writer:
             "setting": settings,
             "checkpoint": f"pretrain-{variant}-{languages}-{recipe}-{seed}",
         }
-        parameters = {"finetune.batch_size": batch_size, "finetune.learning_rate": learning_rate}
+        parameters = {
+            "finetune.batch_size": batch_size,
+            "finetune.learning_rate": learning_rate,
+            "finetune.head_learning_rate": 5e-3,
+            "finetune.freeze": "none",
+        }
         history = [Metric("epoch/dev/f1", 10.0 * epoch, epoch, epoch) for epoch in (1, 2, 3)]
         self.run(status, tags, metrics, parameters, history)
 

@@ -53,6 +53,8 @@ def test_rows_of_a_run_on_the_source_language(results: analysis.Results) -> None
             "checkpoint": "pretrain-joint-en-fr-joint-1",
             "batch_size": 16,
             "learning_rate": 1e-3,
+            "head_learning_rate": 5e-3,
+            "freeze": "none",
             "chosen_epoch": 3,
             "output": "/storage/joint",
         }

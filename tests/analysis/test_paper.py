@@ -78,8 +78,8 @@ def test_joint_row_is_named_by_the_size_of_the_sets(
 def test_other_variants_stand_last(chosen_scores: Make) -> None:
     cells = {("external", "en-hi", "ner", "hi", "hi"): {0: 1.0, 1: 2.0}}
     table = table_2(chosen_scores(cells), Study("s", (("en", "hi"),), ("external",), ("ner",)))
-    assert table.loc[WITHIN].index[-1] == "external"
-    assert table.loc[(WITHIN, "external"), ("NER (F1)", "hi")] == 1.5
+    assert table.loc[WITHIN].index[-1] == "External"
+    assert table.loc[(WITHIN, "External"), ("NER (F1)", "hi")] == 1.5
 
 
 def test_other_tables_are_told(results: analysis.Results) -> None:

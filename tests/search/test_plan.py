@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from raylab.config import PretrainJob, StudyConfig
+from raylab.config import FinetuneJob, ImportJob, PretrainJob, StudyConfig
 from raylab.data.source import Source
 from raylab.errors import InputError
 from raylab.search.plan import Plan, plan
@@ -169,3 +170,75 @@ def test_what_a_job_does_not_read_is_not_in_its_key(corpus_folder: Path, tmp_pat
     after = plan(study, Source(tmp_path / "copy")).jobs
     changed = {before[key].labels["train_language"] for key in set(before) - set(after)}
     assert changed == {"bb"}
+
+
+def _finetune_configs(jobs: Plan, **labels: str) -> list[FinetuneJob]:
+    chosen = [job for job in jobs.jobs.values() if labels.items() <= job.labels.items()]
+    return [job.config for job in chosen if isinstance(job.config, FinetuneJob)]
+
+
+def test_a_task_has_a_protocol_of_its_own(corpus_folder: Path) -> None:
+    own = {
+        "epochs": 7,
+        "max_length": 16,
+        "grid": {"batch_size": [4], "learning_rate": [1e-6, 2e-6], "head_learning_rate": [1e-5, 2e-5, 3e-5]},
+    }
+    study = _study(variants=["joint"], finetune={"epochs": 3, "stride": 9, "checkpoints": "all", "pos": own})
+    jobs = plan(study, Source(corpus_folder))
+    pos = _finetune_configs(jobs, task="pos", train_language="aa", languages="aa-bb")
+    assert {(job.epochs, job.max_length, job.batch_size) for job in pos} == {(7, 16, 4)}
+    assert sorted((job.learning_rate, job.head_learning_rate or 0) for job in pos) == [
+        (rate, head) for rate in (1e-6, 2e-6) for head in (1e-5, 2e-5, 3e-5)
+    ]
+    ner = _finetune_configs(jobs, task="ner", train_language="aa", languages="aa-bb")
+    assert {(job.epochs, job.max_length, job.head_learning_rate) for job in ner} == {(3, 128, None)}
+    assert {job.checkpoints for job in (*ner, *pos)} == {"all"}
+    assert {job.stride for job in (*ner, *pos)} == {0}  # windows are of QA alone
+    assert len({key for key, job in jobs.jobs.items() if job.kind == "finetune"}) == len(_finetune_configs(jobs))
+
+
+def test_only_models_with_language_specific_parts_are_finetuned_without_them(corpus_folder: Path) -> None:
+    grid = {"batch_size": [4], "learning_rate": [1e-3], "freeze": ["none", "language_specific"]}
+    study = _study(variants=["mono", "joint", "adapter", "shared_adapter"], finetune={"tasks": ["ner"], "grid": grid})
+    jobs = plan(study, Source(corpus_folder))
+    frozen = {
+        job.labels["variant"]
+        for job in jobs.jobs.values()
+        if isinstance(job.config, FinetuneJob) and job.config.freeze == "language_specific"
+    }
+    assert frozen == {"adapter"}
+
+
+def _external_model(folder: Path, weights: bytes) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def test_an_external_model_serves_all_sets_of_a_source_language(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _external_model(tmp_path / "models" / "one", b"weights")
+    monkeypatch.chdir(tmp_path)
+    languages = [["aa", "bb"], ["aa", "cc"], ["bb", "aa"]]
+    study = _study(languages=languages, variants=["external"], external={"model": "models/one"}, seeds=[0, 1])
+    jobs = plan(study, Source(corpus_folder))
+    (imported,) = (job for job in jobs.jobs.values() if job.kind == "import")
+    assert isinstance(imported.config, ImportJob)
+    assert imported.config.model == str(folder)  # as workers elsewhere find it
+    assert {job.kind for job in jobs.jobs.values()} == {"import", "finetune"}
+    assert {job.labels["languages"] for job in jobs.jobs.values() if job.kind == "finetune"} == {"aa-bb-cc", "bb-aa"}
+    assert all(job.inputs == (imported.key,) for job in jobs.jobs.values() if job.kind == "finetune")
+    ner = _finetune_configs(jobs, task="ner", languages="aa-bb-cc", train_language="aa", seed="1")
+    assert {job.eval_languages for job in ner} == {("aa", "bb")}
+
+    _external_model(tmp_path / "models" / "same", b"weights")
+    _external_model(tmp_path / "models" / "other", b"other weights")
+    same, other = (
+        plan(with_values(study, {"external.model": f"models/{name}"}), Source(corpus_folder))
+        for name in ("same", "other")
+    )
+    assert set(same.jobs) == set(jobs.jobs)
+    assert not set(other.jobs) & set(jobs.jobs)
