@@ -7,9 +7,12 @@ from typing import Any
 from raylab.errors import InputError
 from raylab.tasks.base import Task
 from raylab.tasks.ner import NER
+from raylab.tasks.nli import NLI
 from raylab.tasks.pos import POS
+from raylab.tasks.qa import QA
 
-TASKS: dict[str, Task[Any]] = {task.name: task for task in (NER, POS)}
+_ALL: tuple[Task[Any], ...] = (NER, POS, QA, NLI)
+TASKS: dict[str, Task[Any]] = {task.name: task for task in _ALL}
 
 
 def get_task(name: str) -> Task[Any]:

@@ -5,53 +5,66 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from raylab.data.labelled import Labelled
 from raylab.errors import InputError
-from raylab.tasks.columns import read_line_blocks, split_columns
+from raylab.tasks.columns import Lines, read_line_blocks, require_columns
 from raylab.tasks.scoring import chunk_f1
 from raylab.tasks.token_classification import Sentence, TokenClassification
 
 _TAG = re.compile(r"O|[BI]-\S+")
+_SPACES = re.compile(" +")
+_DOCUMENT_START = "-DOCSTART-"
 _LANGUAGE_PREFIX = re.compile(r"[a-z]{2,}(?:-[a-z]+)*:")
 
 
-def read_conll(path: Path) -> list[Sentence]:
-    """Read `token TAB tag` lines with IOB tags, and an empty line between sentences.
+def read_conll(dataset: Path | Labelled) -> list[Sentence]:
+    """Read lines of a token and its IOB tag, with an empty line between sentences.
 
-    WikiANN's `lang:token` loses its prefix if every token of the file has the same one. An `I-` tag that continues no
-    entity of its type begins one, as seqeval reads it; it is repaired to `B-` and counted.
+    Columns are `token TAB tag`; or, where the first line has no tab, separated by spaces, as many in each line, the
+    token first and the tag last (CoNLL-2003, MasakhaNER). Lines `-DOCSTART-` are left out. WikiANN's `lang:token` loses
+    its prefix if every token of the file has the same one. An `I-` tag that continues no entity of its type begins one,
+    as seqeval reads it; it is repaired to `B-` and counted.
 
     Args:
-        path: The file.
+        dataset: The file.
 
     Raises:
-        InputError: The file is missing, empty, not UTF-8 or cut off; a line has not two columns, no token or a bad tag.
+        InputError: The file is missing, empty, not UTF-8 or cut off; a line has a column too many or too few, or a bad
+            tag.
     """
+    lines = Lines(Labelled.of(dataset))
     sentences: list[tuple[list[str], list[str]]] = []
-    number = 0
-    for block in read_line_blocks(path):
-        words, tags = [], []
+    number, spaced = 0, 0
+    for block in read_line_blocks(lines):
+        words: list[str] = []
+        tags: list[str] = []
         for number, line in block:
-            word, tag = split_columns(path, number, line, 2, "token and tag")
-            if not word:
-                raise InputError.at(path, number, "the token is empty; each line should be a token, a tab and a tag")
-            if not _TAG.fullmatch(tag):
-                raise InputError.at(path, number, f"bad tag {tag!r}; a tag is O, B-TYPE or I-TYPE")
-            words.append(word)
-            tags.append(tag)
-        sentences.append((words, tags))
+            if line.startswith(_DOCUMENT_START):
+                continue
+            if not sentences and not words and "\t" not in line:
+                spaced = max(2, len(_SPACES.split(line.strip(" "))))
+            if spaced:
+                columns = require_columns(
+                    lines.path, number, _SPACES.split(line.strip(" ")), spaced, "as in the first line, by spaces"
+                )
+            else:
+                columns = require_columns(lines.path, number, line.split("\t"), 2, "token and tag, separated by a tab")
+            if not _TAG.fullmatch(columns[-1]):
+                raise InputError.at(lines.path, number, f"bad tag {columns[-1]!r}; a tag is O, B-TYPE or I-TYPE")
+            words.append(columns[0])
+            tags.append(columns[-1])
+        if words:
+            sentences.append((words, tags))
     if not sentences:
-        raise InputError.at(path, None, "holds no sentence; it should hold lines of a token, a tab and a tag")
-    _refuse_cut_tag(path, number, [tag for _, tags in sentences for tag in tags])
+        raise InputError.at(lines.path, None, "holds no sentence; it should hold lines of a token, a tab and a tag")
+    if not lines.whole:
+        _refuse_cut_tag(lines.path, number, [tag for _, tags in sentences for tag in tags])
     prefix = _common_prefix([word for words, _ in sentences for word in words])
     return [_repaired([word[len(prefix) :] for word in words], tags) for words, tags in sentences]
 
 
 def _refuse_cut_tag(path: Path, number: int, tags: list[str]) -> None:
-    """Raise if the file ends inside a tag: with no line end, in a type that begins another type of the file."""
-    with path.open("rb") as stream:
-        stream.seek(-1, 2)
-        if stream.read() == b"\n":
-            return
+    """Raise if the last tag's type begins another type of the file, which has no line end behind it."""
     last = tags[-1][2:]
     longer = sorted({tag[2:] for tag in tags if tag[2:] != last and tag[2:].startswith(last)})
     if last and longer:
@@ -79,4 +92,4 @@ def score(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]
     return {"f1": chunk_f1(gold, predicted)}
 
 
-NER = TokenClassification(name="ner", metrics=("f1",), read=read_conll, score=score, outside="O")
+NER = TokenClassification(name="ner", metrics=("f1",), reader=read_conll, scorer=score, outside="O")

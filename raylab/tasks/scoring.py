@@ -1,11 +1,18 @@
-"""Scores of tag sequences in percent, computed by seqeval.
+"""Scores in percent, equal to those of the official scripts: seqeval's for tags, SQuAD v1.1's for answers.
 
 seqeval imports scikit-learn, which takes seconds: the functions import it, so that only who scores waits for it.
 """
 
 from __future__ import annotations
 
+import re
+import string
 import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
 def chunk_f1(gold: list[list[str]], predicted: list[list[str]]) -> float:
@@ -35,3 +42,62 @@ def accuracy(gold: list[list[str]], predicted: list[list[str]]) -> float:
     from seqeval.metrics import accuracy_score
 
     return 100.0 * float(accuracy_score(gold, predicted))
+
+
+def share_correct(gold: Sequence[str], predicted: Sequence[str]) -> float:
+    """Share of examples whose label is right, from 0 to 100.
+
+    Args:
+        gold: Right label of each example, at least one.
+        predicted: As many labels.
+    """
+    return 100.0 * (sum(right == given for right, given in zip(gold, predicted, strict=True)) / len(gold))
+
+
+def exact_match(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> float:
+    """Share of answers that are, normalised, one of the right ones, from 0 to 100: SQuAD v1.1's exact match.
+
+    Args:
+        gold: Right answers to each question; at least one question, and one answer to each.
+        predicted: The answer given to each.
+    """
+    return _mean_of_best(lambda right, given: float(right == given), gold, predicted)
+
+
+def answer_f1(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> float:
+    """Mean F1 of the words of each answer, against the right one that suits it best, from 0 to 100: SQuAD v1.1's.
+
+    Args:
+        gold: Right answers to each question; at least one question, and one answer to each.
+        predicted: The answer given to each.
+    """
+    return _mean_of_best(_word_f1, gold, predicted)
+
+
+def normalized_answer(text: str) -> str:
+    """An answer as SQuAD v1.1's script compares it: lower case, no ASCII punctuation, no `a`, `an`, `the`.
+
+    TyDiQA-GoldP (gold_passage_baseline/eval_gold_passage_baseline.sh of google-research-datasets/tydiqa) and XTREME's
+    TyDiQA and XQuAD (evaluate.py) run that script on every language, so English articles go in all of them.
+    """
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
+
+
+def _word_f1(right: str, given: str) -> float:
+    words, given_words = right.split(), given.split()
+    shared = (Counter(words) & Counter(given_words)).total()
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(given_words), shared / len(words)
+    return (2 * precision * recall) / (precision + recall)
+
+
+def _mean_of_best(
+    metric: Callable[[str, str], float], gold: Sequence[Sequence[str]], predicted: Sequence[str]
+) -> float:
+    """100 times the mean over questions of the best value of a metric over right answers, all normalised."""
+    total = 0.0
+    for answers, answer in zip(gold, predicted, strict=True):
+        given = normalized_answer(answer)
+        total += max(metric(normalized_answer(right), given) for right in answers)
+    return 100.0 * total / len(gold)

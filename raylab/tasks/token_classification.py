@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -12,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from raylab.data.labelled import Labelled
 from raylab.data.tokenizer import Tokenizer
-from raylab.tasks.base import IGNORED, Labels
-from raylab.tasks.ragged import Ragged, split_by_offsets
+from raylab.tasks.base import IGNORED, Labels, room_for_text
+from raylab.tasks.ragged import Ragged, Stretches, join, offsets_of, split_by_offsets
 
 _CUT = -1  # first subword of a word that lies beyond the longest sequence
 _DROPPED = -2  # first subword of a word for which the tokenizer has none
@@ -39,7 +39,8 @@ class TokenFeatures:
     """A tagged dataset, tokenized. W words in all, in the order of the sentences.
 
     Attributes:
-        tokens: Sequences `</s> subwords </s>`: so sentences stand in pretraining, each between two ends.
+        tokens: Sequences of subwords between the tokenizer's `begin` and `end`: in raylab's own, `</s> subwords </s>`,
+            so sentences stand in pretraining, each between two ends.
         gold: The tags of each sentence.
         first: Where in `tokens.values` each word's first subword is; negative if it has none. [W]
         tags: Each word's tag, as an index into `tag_names`. [W]
@@ -55,6 +56,7 @@ class TokenFeatures:
     tag_names: tuple[str, ...]
     sentence_offsets: np.ndarray
     repaired_tags: int
+    ids: None = None
 
 
 class TokenHead(nn.Module):
@@ -83,25 +85,36 @@ class TokenClassification:
     Attributes:
         name: Name of the task.
         metrics: Names of what `score` returns, the main one first.
-        read: The reader of the task's files.
-        score: From right and predicted tags of each sentence to metrics, in percent.
+        reader: The reader of the task's files.
+        scorer: From right and predicted tags of each sentence to metrics, in percent.
         outside: The tag of words that are nothing, if the task has one.
     """
 
     name: str
     metrics: tuple[str, ...]
-    read: Callable[[Path], list[Sentence]]
-    score: Callable[[list[list[str]], list[list[str]]], dict[str, float]]
+    reader: Callable[[Path | Labelled], list[Sentence]]
+    scorer: Callable[[list[list[str]], list[list[str]]], dict[str, float]]
     outside: str | None = None
 
-    def features(self, examples: list[Sentence], tokenizer: Tokenizer, max_length: int) -> TokenFeatures:
-        """Tokenize sentences, each cut to `max_length` tokens with its two `</s>`.
+    def read(self, dataset: Path | Labelled) -> list[Sentence]:
+        """Read a labelled file, or the part of one; a part is chosen by the words of its sentences."""
+        return Labelled.of(dataset).share(self.reader(dataset), lambda sentence: sentence.words)
+
+    def features(
+        self, examples: list[Sentence], tokenizer: Tokenizer, max_length: int, stride: int = 0
+    ) -> TokenFeatures:
+        """Tokenize sentences, each cut to `max_length` tokens with its special ones.
 
         Args:
             examples: Sentences with at least one word each.
             tokenizer: The tokenizer of the encoder.
-            max_length: Longest sequence in tokens, at least 3.
+            max_length: Longest sequence in tokens.
+            stride: Nothing: a sentence has no windows.
+
+        Raises:
+            InputError: `max_length` leaves no room for a subword.
         """
+        room = room_for_text(max_length, tokenizer.begin, tokenizer.end)
         vocabulary = list({word: None for sentence in examples for word in sentence.words})
         pieces = dict(zip(vocabulary, tokenizer.encode_words(vocabulary), strict=True))
         pieces_of_words = [pieces[word] for sentence in examples for word in sentence.words]
@@ -111,8 +124,9 @@ class TokenClassification:
             np.fromiter(chain.from_iterable(pieces_of_words), dtype=np.int64, count=int(pieces_per_word.sum())),
             pieces_per_word,
             words_per_sentence,
-            max_length - 2,
-            tokenizer.eos_id,
+            room,
+            tokenizer.begin,
+            tokenizer.end,
         )
         tag_names = sorted({tag for sentence in examples for tag in sentence.tags})
         index = {name: i for i, name in enumerate(tag_names)}
@@ -122,7 +136,7 @@ class TokenClassification:
             first=first,
             tags=np.array([index[tag] for sentence in examples for tag in sentence.tags], dtype=np.int64),
             tag_names=tuple(tag_names),
-            sentence_offsets=_offsets(words_per_sentence),
+            sentence_offsets=offsets_of(words_per_sentence),
             repaired_tags=sum(sentence.repaired for sentence in examples),
         )
 
@@ -142,13 +156,15 @@ class TokenClassification:
 
     def counts(self, features: TokenFeatures, labels: Labels) -> dict[str, int]:
         """Sentences and words; words dropped by the tokenizer, cut off, of a tag that training lacks; tags repaired."""
-        occurrences = Counter(dict(zip(features.tag_names, np.bincount(features.tags).tolist(), strict=True)))
+        occurrences = dict(zip(features.tag_names, np.bincount(features.tags).tolist(), strict=True))
+        unknown = {tag: count for tag, count in occurrences.items() if tag not in labels.names}
         return {
             "sentences": len(features.tokens),
             "words": len(features.first),
             "dropped_words": int((features.first == _DROPPED).sum()),
             "cut_words": int((features.first == _CUT).sum()),
-            "unknown_tags": sum(count for tag, count in occurrences.items() if tag not in labels.names),
+            "unknown_tags": sum(unknown.values()),
+            **{f"unknown_tags/{tag}": count for tag, count in unknown.items()},
             "repaired_tags": features.repaired_tags,
         }
 
@@ -156,14 +172,19 @@ class TokenClassification:
         """A linear layer over every token."""
         return TokenHead(dim, len(labels.names), dropout)
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Mean cross-entropy over the labelled tokens.
 
         Args:
             logits: [B, T, labels]
             targets: [B, T]
+            attention_mask: Nothing: no padding has a target.
         """
         return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+    def score(self, gold: list[list[str]], predicted: list[list[str]], language: str) -> dict[str, float]:
+        """The metrics, in percent; the same in every language."""
+        return self.scorer(gold, predicted)
 
     def predict(
         self, outputs: Iterable[tuple[np.ndarray, Tensor]], features: TokenFeatures, labels: Labels
@@ -178,37 +199,33 @@ class TokenClassification:
         return split_by_offsets(names[chosen].tolist(), features.sentence_offsets)
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-
-
 def _lay_out(
-    pieces: np.ndarray, pieces_per_word: np.ndarray, words_per_sentence: np.ndarray, room: int, end_id: int
+    pieces: np.ndarray,
+    pieces_per_word: np.ndarray,
+    words_per_sentence: np.ndarray,
+    room: int,
+    begin: tuple[int, ...],
+    end: tuple[int, ...],
 ) -> tuple[Ragged, np.ndarray]:
-    """Lay the pieces of words out as sequences of at most `room` pieces between two ends.
+    """Lay the pieces of words out as sequences of at most `room` pieces between special tokens.
 
     Args:
         pieces: Pieces of all words, flat. [P]
         pieces_per_word: [W]
         words_per_sentence: [N], all positive
         room: Most pieces in a sequence.
-        end_id: The token at both ends of a sequence.
+        begin: Tokens before them.
+        end: Tokens behind them.
 
     Returns:
         The sequences, and where each word's first piece is in them, or `_CUT` or `_DROPPED`. [W]
     """
-    word_start = _offsets(pieces_per_word)  # [W + 1] in pieces
-    sentence_start = word_start[_offsets(words_per_sentence)]  # [N + 1] in pieces
-    kept = np.minimum(np.diff(sentence_start), room)  # [N]
-    row_start = _offsets(kept + 2)  # [N + 1] in tokens
-    values = np.full(row_start[-1], end_id, dtype=np.int64)
-
-    sentence_of_piece = np.repeat(np.arange(len(kept)), np.diff(sentence_start))  # [P]
-    place = np.arange(len(pieces)) - sentence_start[sentence_of_piece]  # [P] within its sentence
-    inside = place < room
-    values[(row_start[sentence_of_piece] + 1 + place)[inside]] = pieces[inside]
+    word_start = offsets_of(pieces_per_word)  # [W + 1] in pieces
+    sentences = word_start[offsets_of(words_per_sentence)]  # [N + 1] in pieces
+    kept = np.minimum(np.diff(sentences), room)  # [N]
+    tokens, (begins,) = join(begin, Stretches(pieces, sentences[:-1], kept), end)
 
     sentence_of_word = np.repeat(np.arange(len(kept)), words_per_sentence)  # [W]
-    place_of_word = word_start[:-1] - sentence_start[sentence_of_word]  # [W] of its first piece
-    first = np.where(place_of_word < room, row_start[sentence_of_word] + 1 + place_of_word, _CUT)
-    return Ragged(values, row_start), np.where(pieces_per_word > 0, first, _DROPPED)
+    place_of_word = word_start[:-1] - sentences[sentence_of_word]  # [W] of its first piece
+    first = np.where(place_of_word < room, begins[sentence_of_word] + place_of_word, _CUT)
+    return tokens, np.where(pieces_per_word > 0, first, _DROPPED)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
 from raylab.errors import InputError
+from raylab.tasks.columns import LONGEST_LINE
 from raylab.tasks.ner import read_conll
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-A-B", "I-A-B"]
@@ -37,6 +39,26 @@ def test_reads_words_and_tags() -> None:
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbfAnna\tO\r\n\r\nBob\tO\r\n", b"Anna\tO\n \t \nBob\tO"])
 def test_line_ends_and_byte_order_mark_do_not_count(content: bytes) -> None:
     assert [words for words, _, _ in read_text(content)] == [("Anna",), ("Bob",)]
+
+
+def test_columns_separated_by_spaces_are_token_first_and_tag_last() -> None:
+    content = "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n"
+    content += "-DOCSTART- -X- -X- O\n\nBonn NNP  I-NP B-LOC\n"
+    assert [(words, tags) for words, tags, _ in read_text(content)] == [
+        (("EU", "rejects"), ("B-ORG", "O")),
+        (("Bonn",), ("B-LOC",)),
+    ]
+    assert [words for words, _, _ in read_text("a\u00a0b O\nc B-PER\n")] == [("a\u00a0b", "c")]
+
+
+def test_compressed_file_is_read_as_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "train.conll.gz"
+    whole = gzip.compress(b"Anna\tB-PER\n" * 50)
+    path.write_bytes(whole)
+    assert read_conll(path)[0].words == ("Anna",) * 50
+    path.write_bytes(whole[:-9])
+    with pytest.raises(InputError, match=r"train\.conll\.gz: cannot be read"):
+        read_conll(path)
 
 
 def test_words_keep_characters_that_unicode_counts_as_line_ends() -> None:
@@ -87,12 +109,17 @@ def test_any_bytes_give_sentences_or_an_input_error(content: bytes) -> None:
     ("content", "line", "says"),
     [
         ("a\tO\nb\n", 2, "1 column"),
-        ("a O\n", 1, "1 column"),
+        ("a\tO\nb O\n", 2, "1 column"),
+        ("a O\nb\n", 2, "1 column, not 2"),
+        ("a X O\nb O\n", 2, "2 columns, not 3"),
+        ("a O\nb X O\n", 2, "3 columns, not 2"),
+        ("a\n", 1, "1 column"),
+        ("a X\n", 1, "bad tag 'X'"),
         ("a\tX\tO\n", 1, "3 columns"),
         ("a\tO\n\nb\tPER\n", 3, "bad tag 'PER'"),
         ("a\tB-\n", 1, "bad tag 'B-'"),
         ("a\t\n", 1, "bad tag ''"),
-        ("\tO\n", 1, "token is empty"),
+        ("a\tO\n" + "b" * (LONGEST_LINE + 1), 2, "longer than"),
         (b"a\tO\nb\xff\tO\n", 2, "not UTF-8"),
         ("a\tB-PER\nb\tB-PE", 2, "cut off"),
     ],

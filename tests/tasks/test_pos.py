@@ -45,6 +45,10 @@ def test_comments_multiword_tokens_and_empty_nodes_are_left_out() -> None:
     assert read_text(content) == [(("de", "le", "pain"), ("ADP", "DET", "NOUN")), (("8 000",), ("NUM",))]
 
 
+def test_words_and_tags_in_two_columns_are_read() -> None:
+    assert read_text("#\tSYM\ndu\tDET\n\npain\tNOUN\n") == [(("#", "du"), ("SYM", "DET")), (("pain",), ("NOUN",))]
+
+
 @given(SENTENCES)
 def test_what_is_written_is_read(sentences: list[list[tuple[str, str]]]) -> None:
     content = "\n".join(
@@ -69,6 +73,8 @@ def test_any_bytes_give_sentences_or_an_input_error(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "number", "says"),
     [
+        ("du\tDET\npain\n", 2, "1 column, not 2"),
+        ("du\tART\n", 1, "bad tag 'ART' in column 2"),
         ("# c\n1\tde\t_\tADP\n", 2, "4 columns, not 10"),
         (line(1, "de", "ADP") + line(3, "le", "DET"), 2, "word id '3'; the next word should be 2"),
         (line("one", "de", "ADP"), 1, "word id 'one'"),

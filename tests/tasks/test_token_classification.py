@@ -41,7 +41,7 @@ def oracle(features: TokenFeatures, labels: Labels, batch_size: int = 2) -> list
 def test_sequences_are_cut_sentences_between_ends(
     tokenizer: Tokenizer, sentences: list[Sentence], max_length: int
 ) -> None:
-    features = NER.features(sentences, tokenizer, max_length)
+    features = NER.features(sentences, tokenizer, max_length, 0)
     for row, sentence in enumerate(sentences):
         pieces = [piece for word in tokenizer.encode_words(sentence.words) for piece in word][: max_length - 2]
         sequence = features.tokens.padded(np.array([row]), fill=tokenizer.pad_id)[0].tolist()
@@ -53,7 +53,7 @@ def test_sequences_are_cut_sentences_between_ends(
 def test_targets_stand_at_first_subwords_alone(
     tokenizer: Tokenizer, sentences: list[Sentence], max_length: int
 ) -> None:
-    features = NER.features(sentences, tokenizer, max_length)
+    features = NER.features(sentences, tokenizer, max_length, 0)
     labels = NER.labels(features)
     targets = NER.targets(features, labels)
     for row, sentence in enumerate(sentences):
@@ -69,7 +69,7 @@ def test_targets_stand_at_first_subwords_alone(
 def test_right_outputs_give_gold_tags_but_for_words_without_subword(
     tokenizer: Tokenizer, sentences: list[Sentence], max_length: int
 ) -> None:
-    features = NER.features(sentences, tokenizer, max_length)
+    features = NER.features(sentences, tokenizer, max_length, 0)
     labels = NER.labels(features)
     predicted = NER.predict(oracle(features, labels), features, labels)
     dropped = cut = 0
@@ -87,29 +87,46 @@ def test_right_outputs_give_gold_tags_but_for_words_without_subword(
     assert counts["words"] == sum(len(sentence.words) for sentence in sentences)
 
 
+def test_sequences_stand_between_the_tokenizers_own_tokens(framing_tokenizer: Tokenizer) -> None:
+    features = NER.features([Sentence(("ab", "c"), ("O", "O"))], framing_tokenizer, 5, 0)
+    assert features.tokens.values.tolist() == [2, 7, 8, 9, 5]
+    assert NER.targets(features, NER.labels(features)).values.tolist() == [IGNORED, 0, IGNORED, 0, IGNORED]
+    assert NER.features([Sentence(("ab", "c"), ("O", "O"))], framing_tokenizer, 4, 0).tokens.values.tolist() == [
+        2,
+        7,
+        8,
+        5,
+    ]
+
+
+def test_length_without_room_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match=r"finetune\.max_length: 2 leaves no room .*; at least 3 would"):
+        NER.features([Sentence(("a",), ("O",))], tokenizer, 2, 0)
+
+
 def test_pos_falls_back_on_the_most_frequent_tag(tokenizer: Tokenizer) -> None:
-    train = POS.features([Sentence(("a", "b", "c"), ("VERB", "NOUN", "VERB"))], tokenizer, 32)
-    test = POS.features([Sentence(("\u200b", "a"), ("NOUN", "NOUN"))], tokenizer, 32)
+    train = POS.features([Sentence(("a", "b", "c"), ("VERB", "NOUN", "VERB"))], tokenizer, 32, 0)
+    test = POS.features([Sentence(("\u200b", "a"), ("NOUN", "NOUN"))], tokenizer, 32, 0)
     labels = POS.labels(train)
     assert labels == Labels(("NOUN", "VERB"), "VERB")
     assert POS.predict(oracle(test, labels), test, labels) == [["VERB", "NOUN"]]
 
 
 def test_tag_that_training_lacks_is_wrong_and_counted(tokenizer: Tokenizer) -> None:
-    train = POS.features([Sentence(("a", "b"), ("NOUN", "VERB"))], tokenizer, 32)
-    test = POS.features([Sentence(("a", "b", "c"), ("ADV", "VERB", "ADV"))], tokenizer, 32)
+    train = POS.features([Sentence(("a", "b"), ("NOUN", "VERB"))], tokenizer, 32, 0)
+    test = POS.features([Sentence(("a", "b", "c"), ("ADV", "VERB", "ADV"))], tokenizer, 32, 0)
     labels = POS.labels(train)
     counts = POS.counts(test, labels)
-    assert counts["unknown_tags"] == 2
+    assert (counts["unknown_tags"], counts["unknown_tags/ADV"]) == (2, 2)
     assert POS.counts(train, labels)["unknown_tags"] == 0
     assert (POS.targets(test, labels).values != IGNORED).sum() == 1
     predicted = POS.predict(oracle(test, labels), test, labels)
     assert test.gold == [["ADV", "VERB", "ADV"]]
-    assert POS.score(test.gold, predicted)["accuracy"] == pytest.approx(100 / 3)
+    assert POS.score(test.gold, predicted, "en")["accuracy"] == pytest.approx(100 / 3)
 
 
 def test_repaired_tags_are_counted(tokenizer: Tokenizer) -> None:
-    features = NER.features([Sentence(("a",), ("B-PER",), 1), Sentence(("b", "c"), ("O", "O"), 2)], tokenizer, 32)
+    features = NER.features([Sentence(("a",), ("B-PER",), 1), Sentence(("b", "c"), ("O", "O"), 2)], tokenizer, 32, 0)
     assert NER.counts(features, NER.labels(features))["repaired_tags"] == 3
 
 
@@ -128,5 +145,5 @@ def test_head_has_one_output_a_label() -> None:
 
 def test_unknown_task_is_refused() -> None:
     assert get_task("ner") is NER
-    with pytest.raises(InputError, match="no task 'qa'; one of ner, pos"):
-        get_task("qa")
+    with pytest.raises(InputError, match="no task 'mt'; one of ner, pos, qa, nli"):
+        get_task("mt")
