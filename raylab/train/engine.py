@@ -107,7 +107,7 @@ class Engine:
         self._accumulation = accumulation
         self.encoder = encoder
         self._device = encoder.tokens.weight.device
-        self._random = _global_generator(self._device)
+        self._random = global_generator(self._device)
         self._shared = encoder.shared_parameters()
         self._specific = {language: encoder.specific_parameters(language) for language in encoder.languages}
         self._objective = _Objective(encoder)
@@ -350,7 +350,7 @@ class Engine:
             yield _Part(batch.language, sent[0], sent[1], sent[2], total, place)
 
 
-def _global_generator(device: torch.device) -> torch.Generator:
+def global_generator(device: torch.device) -> torch.Generator:
     """The generator that dropout draws from; torch.manual_seed seeds every kind of device, and takes milliseconds."""
     if device.type == "cuda":
         torch.cuda.init()

@@ -14,7 +14,7 @@ from torch import Tensor
 from raylab.config import CONFLICT_VARIANTS, PretrainJob
 from raylab.data.prepare import Prepared
 from raylab.data.sampling import language_probabilities, sample_language
-from raylab.model import Encoder
+from raylab.model import Encoder, save_tokenizer
 from raylab.seeding import seed_of
 from raylab.train.distributed import ALONE, Workers
 from raylab.train.engine import Engine
@@ -111,6 +111,7 @@ class PretrainRun:
         self._probabilities = language_probabilities(sizes, job.pretrain.temperature)
 
         torch.manual_seed(seed_of(job.seed, "initialisation"))
+        self._tokenizer = prepared.tokenizer_path
         encoder = Encoder(job.model, prepared.tokenizer.vocab_size, job.languages, job.variant)
         self.encoder = encoder.to(torch.device(device))
         self._engine = Engine(
@@ -184,13 +185,14 @@ class PretrainRun:
         self._seconds = state["seconds"]
 
     def finish(self, folder: Path) -> dict[str, Any]:
-        """Save the encoder to `folder/model` and return the result.
+        """Save the encoder and its tokenizer to `folder/model`, as transformers reads them, and return the result.
 
         Returns:
             `valid_perplexity` by language, `train_tokens`, `steps`, `parameters` (the model's, all languages together)
             and `seconds` (of work, validation included).
         """
         self.encoder.save_pretrained(folder / "model")
+        save_tokenizer(self._tokenizer, folder / "model")
         return {
             "valid_perplexity": dict(self._perplexity),
             "train_tokens": self._tokens,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raylab.seeding import generator
@@ -11,14 +11,22 @@ LENGTHS = st.lists(st.integers(1, 128), min_size=1, max_size=60).map(np.array)
 
 
 @given(LENGTHS, st.integers(1, 16), st.integers(0, 3))
-def test_every_example_is_in_one_batch(lengths: np.ndarray, batch_size: int, seed: int) -> None:
-    for batches in (
-        training_batches(lengths, batch_size, generator(seed)),
-        evaluation_batches(lengths, batch_size),
-    ):
-        assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-        assert max(map(len, batches)) <= batch_size
-        assert len(batches) == -(-len(lengths) // batch_size)
+def test_every_sequence_is_in_one_training_batch(lengths: np.ndarray, batch_size: int, seed: int) -> None:
+    batches = training_batches(lengths, batch_size, generator(seed))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert max(map(len, batches)) <= batch_size
+    assert len(batches) == -(-len(lengths) // batch_size)
+
+
+@given(LENGTHS, st.integers(1, 1000))
+@example(np.array([2, 2]), 4)  # just enough
+def test_every_sequence_is_in_one_evaluation_batch(lengths: np.ndarray, most_tokens: int) -> None:
+    batches = evaluation_batches(lengths, most_tokens)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    for batch, following in zip(batches, [*batches[1:], None], strict=True):
+        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= most_tokens
+        if following is not None:  # none has room for the next sequence
+            assert (len(batch) + 1) * lengths[following[0]] > most_tokens
 
 
 def test_epochs_differ_and_little_is_padded() -> None:

@@ -2,129 +2,20 @@ from __future__ import annotations
 
 import io
 import math
-import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from finetune_run import Start, complete
+from made_up_language import NAMES, OTHERS, ner_sentences, pos_sentences, write_conll, write_conllu
 
-from raylab.config import FinetuneJob, ModelConfig
-from raylab.data.tokenizer import Tokenizer, train_tokenizer
 from raylab.errors import InputError
 from raylab.model import Encoder
 from raylab.tasks import TASKS
-from raylab.train.features import make_features
-from raylab.train.finetune import PREDICTIONS_FILE, FinetuneRun
-from raylab.train.run import Measurement
-
-Start = Callable[..., FinetuneRun]
-
-# A made-up language: the beginning of a word tells its tag.
-NAMES = [f"{a}{b}na" for a in "km" for b in "aeio"]
-SURNAMES = [f"{a}{b}son" for a in "pt" for b in "aeio"]
-PLACES = [f"{a}{b}burg" for a in "vz" for b in "aeio"]
-OTHERS = [f"{a}{b}{c}" for a in "sdrl" for b in "aeio" for c in "lr"]
-
-
-def ner_sentences(seed: int, count: int) -> list[list[tuple[str, str]]]:
-    draw = random.Random(seed)
-    sentences = []
-    for _ in range(count):
-        sentence = [(draw.choice(OTHERS), "O") for _ in range(draw.randint(1, 6))]
-        sentence += [(draw.choice(NAMES), "B-PER"), (draw.choice(SURNAMES), "I-PER")] if draw.random() < 0.5 else []
-        sentence += [(draw.choice(OTHERS), "O")]
-        sentence += [(draw.choice(PLACES), "B-LOC")] if draw.random() < 0.5 else []
-        sentences.append(sentence)
-    return sentences
-
-
-def pos_sentences(seed: int, count: int, noun: str = "NOUN", verb: str = "VERB") -> list[list[tuple[str, str]]]:
-    draw = random.Random(seed)
-    return [
-        [(draw.choice(NAMES), noun) if draw.random() < 0.5 else (draw.choice(OTHERS), verb) for _ in range(8)]
-        for _ in range(count)
-    ]
-
-
-def write_conll(path: Path, sentences: list[list[tuple[str, str]]]) -> Path:
-    text = "\n".join("".join(f"{word}\t{tag}\n" for word, tag in sentence) for sentence in sentences)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def write_conllu(path: Path, sentences: list[list[tuple[str, str]]]) -> Path:
-    text = "\n".join(
-        "".join(f"{i}\t{word}\t_\t{tag}" + "\t_" * 6 + "\n" for i, (word, tag) in enumerate(sentence, start=1))
-        for sentence in sentences
-    )
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained encoder of two languages, its tokenizer, and labelled data of both."""
-    folder = tmp_path_factory.mktemp("world")
-    text = [" ".join(word for word, _ in sentence) for sentence in ner_sentences(0, 400)]
-    train_tokenizer(text, folder / "tokenizer.model", vocab_size=120, character_coverage=1.0)
-    config = ModelConfig(num_layers=1, dim=32, num_heads=2, ffn_dim=64, adapter_ratio=0.25, max_length=24)
-    torch.manual_seed(0)
-    vocab_size = Tokenizer.load(folder / "tokenizer.model").vocab_size
-    Encoder(config, vocab_size, ("aa", "bb"), "adapter").save_pretrained(folder / "model")
-    for number, language in enumerate(("aa", "bb")):
-        for part, (split, count) in enumerate({"train": 120, "dev": 30, "test": 30}.items()):
-            seed = 10 * number + part
-            write_conll(folder / f"ner.{language}.{split}", ner_sentences(seed, count))
-            write_conllu(folder / f"pos.{language}.{split}", pos_sentences(seed, count))
-    return folder
-
-
-@pytest.fixture
-def start(world: Path) -> Start:
-    """Start a run; further keyword arguments change the job."""
-
-    def start(
-        datasets: dict[tuple[str, str], Path] | None = None,
-        fingerprint: str = "f",
-        encoder_folder: Path = world / "model",
-        **changes: Any,
-    ) -> FinetuneRun:
-        job: dict[str, Any] = {
-            "task": "ner",
-            "train_language": "aa",
-            "eval_languages": ("aa",),
-            "seed": 0,
-            "epochs": 3,
-            "batch_size": 16,
-            "learning_rate": 5e-3,
-            "max_length": 64,
-            "max_examples": None,
-        }
-        job.update(changes)
-        files = {
-            (language, split): world / f"{job['task']}.{language}.{split}"
-            for language in ("aa", "bb")
-            for split in ("train", "dev", "test")
-        }
-        return FinetuneRun(
-            FinetuneJob(**job),
-            encoder_folder=encoder_folder,
-            prepared_folder=world,
-            datasets=files | (datasets or {}),
-            fingerprint=fingerprint,
-        )
-
-    return start
-
-
-def complete(run: FinetuneRun) -> list[Measurement]:
-    measured = []
-    while not run.finished:
-        measured += run.advance(0.2)
-    return measured
+from raylab.train.features import kept_features
+from raylab.train.finetune import PREDICTIONS_FILE
 
 
 @pytest.mark.parametrize("task", ["ner", "pos"])
@@ -255,14 +146,16 @@ def test_stored_predictions_give_the_reported_scores(start: Start, tmp_path: Pat
     complete(run)
     result = run.finish(tmp_path)
     table = pq.read_table(tmp_path / PREDICTIONS_FILE)
-    assert table.column_names == ["language", "split", "sentence", "gold", "predicted"]
+    assert table.column_names == ["language", "split", "example", "gold", "predicted"]
     rows = table.to_pylist()
     for split, by_language in result["scores"].items():
         assert list(by_language) == ["bb", "aa"]
         for language, scores in by_language.items():
             part = [row for row in rows if (row["split"], row["language"]) == (split, language)]
-            assert [row["sentence"] for row in part] == list(range(30))
-            assert TASKS[task].score([row["gold"] for row in part], [row["predicted"] for row in part]) == scores
+            assert [row["example"] for row in part] == list(range(30))
+            assert (
+                TASKS[task].score([row["gold"] for row in part], [row["predicted"] for row in part], language) == scores
+            )
 
 
 def test_every_word_is_scored_and_the_unseen_are_counted(start: Start, tmp_path: Path) -> None:
@@ -314,19 +207,13 @@ def test_max_examples_limits_training_alone(start: Start, tmp_path: Path) -> Non
 
 
 def test_datasets_are_tokenized_once_in_a_process(start: Start, world: Path, tmp_path: Path) -> None:
-    make_features.cache_clear()
+    kept_features.cache_clear()
     start()
-    assert make_features.cache_info().misses == 3
+    assert kept_features.cache_info().misses == 3
     start(seed=1, eval_languages=("bb",))
-    assert make_features.cache_info().misses == 5  # dev and test of bb
+    assert kept_features.cache_info().misses == 5  # dev and test of bb
     start(eval_languages=("aa", "bb"))
-    assert make_features.cache_info().misses == 5
-    assert make_features.cache_info().maxsize is not None
-    changing = write_conll(tmp_path / "test", ner_sentences(5, 3))
-    start({("aa", "test"): changing})
-    write_conll(changing, ner_sentences(6, 3))
-    start({("aa", "test"): changing})
-    assert make_features.cache_info().misses == 7  # a changed file is read anew
+    assert kept_features.cache_info().misses == 5
 
 
 def test_progress_in_single_steps(start: Start) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
-from raylab.config import VARIANTS, ConflictConfig, MetaConfig, ModelConfig, PrepareJob, PretrainConfig, PretrainJob
+from raylab.config import ConflictConfig, MetaConfig, ModelConfig, PrepareJob, PretrainConfig, PretrainJob
 from raylab.data.prepare import Prepared, prepare
 from raylab.data.source import Source
 from raylab.data.store import write_tokens
 from raylab.errors import InputError
 from raylab.model import Encoder
+from raylab.model.modules import PER_LANGUAGE
 from raylab.train.engine import Engine
 from raylab.train.masked_text import MaskedText
 from raylab.train.pretrain import PretrainRun
@@ -79,7 +81,7 @@ def changed(before: dict[str, torch.Tensor], encoder: Encoder) -> bool:
     return any(not torch.equal(tensor, encoder.get_parameter(name)) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PER_LANGUAGE)
 def test_training_reduces_the_loss(variant: str, prepared: Path) -> None:
     run, measurements = train(make_job(variant, steps=60, valid_every=20), prepared)
     losses = by_name(measurements)["train/loss"]
@@ -396,6 +398,10 @@ def test_meta_step_reads_the_meta_split_only(split: str, matters: bool, prepared
 def test_finish_saves_the_model_and_reports(prepared: Path, tmp_path: Path) -> None:
     run, measurements = train(make_job("adapter"), prepared)
     result = run.finish(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    sentence = "aa bb cc"
+    own = Prepared(prepared).tokenizer
+    assert tokenizer(sentence)["input_ids"] == [*own.begin, *own.encode(sentence), *own.end]
     loaded = Encoder.from_pretrained(tmp_path / "model")
     assert all(torch.equal(p, loaded.get_parameter(name)) for name, p in run.encoder.named_parameters())
     found = by_name(measurements)
