@@ -8,18 +8,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Variant = Literal[
-    "mono", "joint", "ffn", "attn", "norm", "adapter", "shared_adapter", "meta_adapter", "pcgrad", "gradvac"
+    "mono",
+    "joint",
+    "ffn",
+    "attn",
+    "norm",
+    "adapter",
+    "shared_adapter",
+    "meta_adapter",
+    "pcgrad",
+    "gradvac",
+    "external",
 ]
 VARIANTS: tuple[str, ...] = get_args(Variant)
+NOT_SEARCHED = frozenset({"mono", "external"})
+"""Variants that a search over pretraining leaves alone: the baseline of all the others, and models from elsewhere."""
+LANGUAGE_SPECIFIC_VARIANTS = frozenset({"ffn", "attn", "norm", "adapter", "meta_adapter"})
 ADAPTER_VARIANTS = frozenset({"adapter", "shared_adapter", "meta_adapter"})
 CONFLICT_VARIANTS = frozenset({"pcgrad", "gradvac"})
 
-TaskName = Literal["ner", "pos"]
+TaskName = Literal["ner", "pos", "qa", "nli"]
 Setting = Literal["within", "zero_shot"]
 Direction = Literal["max", "min"]
+Freeze = Literal["none", "language_specific"]
+Checkpoints = Literal["none", "best", "all"]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -31,23 +46,58 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataConfig(_Config):
-    """Where text and labelled data come from, and how text becomes tokens."""
+class TextOptions(_Config):
+    """How files of text become the sentences of a study."""
 
-    source: str = Field(
-        "demo", description="`demo` (generated, no download) or a folder: text/LANG, ner/LANG, pos/LANG."
+    invalid_utf8: Literal["stop", "skip"] = Field(
+        "stop", description="On a line that is not UTF-8: stop, or skip and count it."
     )
-    demo_scale: Positive = Field(1e-3, description="Demo corpora: sentences, as a fraction of the paper's Table 1.")
-    demo_seed: int = Field(0, description="Seed of the demo's generator.")
-    vocab_size: PositiveInt = Field(2000, description="Subword vocabulary, shared by one language set, in pieces.")
-    subsample: dict[Language, PositiveInt] = Field(
-        default_factory=dict, description="Most training sentences to keep, per language (the paper's fr_l, ru_l)."
+    text_field: str = Field("text", description="The field, or column, of JSON lines and Parquet files that is text.")
+    sentence_split: Literal["lines", "rules"] = Field(
+        "lines", description="A sentence is a line, or what rules of punctuation find in a line."
+    )
+    normalization: Literal["none", "nfc", "nfkc"] = Field("none", description="Unicode normalization form of all text.")
+    deduplicate: bool = Field(
+        False, description="Keep a training sentence once; takes 8 bytes of memory a distinct sentence."
+    )
+    valid_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.01,
+        description="Share of the lines or documents held out, by content hash, as `valid` where there is none.",
     )
     meta_fraction: Fraction = Field(
         0.02, description="Share of the training sentences held out, by content hash, as the `meta` split."
     )
-    invalid_utf8: Literal["stop", "skip"] = Field(
-        "stop", description="On a line that is not UTF-8: stop, or skip and count it."
+
+
+class DataConfig(TextOptions):
+    """Where text and labelled data come from, and how text becomes tokens."""
+
+    source: str = Field(
+        "demo", description="`demo` (generated, no download), or a folder or URL: text/LANG, and TASK/LANG."
+    )
+    text: dict[Language, str] = Field(
+        default_factory=dict,
+        description="Text of a language that lies elsewhere: a path, folder or glob, a URL (s3://, gs://, ...), or "
+        "hf:OWNER/NAME/FOLDER of the Hugging Face hub.",
+    )
+    labelled: str | None = Field(
+        None, description="Folder of the labelled data, if they lie elsewhere: TASK/LANG, or XTREME's download."
+    )
+    demo_scale: Positive = Field(1e-3, description="Demo corpora: sentences, as a fraction of the paper's Table 1.")
+    demo_seed: int = Field(0, description="Seed of the demo's generator.")
+    tokenizer: Annotated[str, Field(min_length=1)] = Field(
+        "bpe",
+        description="`bpe` or `unigram`: trained with SentencePiece on each language set; or a SentencePiece model "
+        "file or a folder of a Hugging Face tokenizer, used as it is.",
+    )
+    vocab_size: PositiveInt = Field(
+        2000, description="Subwords of a tokenizer that is trained, shared by one language set, in pieces."
+    )
+    tokenizer_temperature: Positive = Field(
+        2.0, description="T of the shares of text that a tokenizer is trained on, P_i ~ (bytes of i)^(1/T)."
+    )
+    subsample: dict[Language, PositiveInt] = Field(
+        default_factory=dict, description="Most training sentences to keep, per language (the paper's fr_l, ru_l)."
     )
 
 
@@ -162,6 +212,31 @@ class ConflictConfig(_Config):
     )
 
 
+class GridConfig(_Config):
+    """Finetuning hyperparameters that are tried, each value with each, on every checkpoint, task and language."""
+
+    batch_size: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(description="Examples in a batch.")
+    learning_rate: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        description="Of the encoder, and of the head where it has none of its own; falls linearly to 0."
+    )
+    head_learning_rate: tuple[Positive, ...] = Field(
+        (), description="Of the task's head, the paper's classifier; default: as learning_rate."
+    )
+    freeze: Annotated[tuple[Freeze, ...], Field(min_length=1)] = Field(
+        ("none",), description="What is not finetuned: `language_specific` layers, adapters or norms, or nothing."
+    )
+
+
+class TaskConfig(_Config):
+    """What one task does otherwise than the rest of the section `finetune` says."""
+
+    epochs: PositiveInt | None = None
+    max_length: PositiveInt | None = None
+    stride: Annotated[int, Field(ge=0)] | None = None
+    max_examples: PositiveInt | None = None
+    grid: GridConfig | None = None
+
+
 class FinetuneConfig(_Config):
     """Finetuning of every checkpoint on the downstream tasks."""
 
@@ -171,24 +246,39 @@ class FinetuneConfig(_Config):
     )
     epochs: PositiveInt = Field(10, description="Passes over the training set; the best on dev is kept.")
     max_length: PositiveInt = Field(
-        128, description="Longest sentence, in subwords; what is beyond is cut, and counted."
+        128, description="Longest sequence, in subwords; what is beyond is cut, and counted; qa takes windows instead."
+    )
+    stride: Annotated[int, Field(ge=0)] = Field(
+        32, description="Subwords that neighbouring windows of a long text share (qa), at most 3/4 of a window's."
     )
     max_examples: PositiveInt | None = Field(None, description="Most training examples to use; default: all.")
-    grid: dict[Literal["batch_size", "learning_rate"], tuple[float, ...]] = Field(
-        {"batch_size": (16, 32), "learning_rate": (2e-5, 3e-5, 5e-5)},
-        description="Values searched for each checkpoint, task and language (paper, Appendix A).",
+    checkpoints: Checkpoints = Field(
+        "none", description="Finetuned models to keep: none, the best epoch's, or that of all epochs, as the paper."
     )
+    grid: GridConfig = Field(
+        GridConfig(batch_size=(16, 32), learning_rate=(2e-5, 3e-5, 5e-5)),
+        description="Values tried for each checkpoint, task and language (default: paper, Appendix A).",
+    )
+    ner: TaskConfig = Field(TaskConfig(), description="What is otherwise for named entity recognition.")
+    pos: TaskConfig = Field(TaskConfig(), description="What is otherwise for part-of-speech tagging.")
+    qa: TaskConfig = Field(TaskConfig(), description="What is otherwise for question answering.")
+    nli: TaskConfig = Field(TaskConfig(), description="What is otherwise for natural language inference.")
 
-    @field_validator("grid")
-    @classmethod
-    def _grid_complete(cls, grid: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-        for name in ("batch_size", "learning_rate"):
-            values = grid.get(name, ())
-            if not values or any(value <= 0 for value in values):
-                raise ValueError(f"{name} needs at least one value, all positive; found {list(values)}")
-        if any(value != int(value) for value in grid["batch_size"]):
-            raise ValueError(f"batch_size takes whole numbers; found {list(grid['batch_size'])}")
-        return grid
+    def for_task(self, task: TaskName) -> FinetuneConfig:
+        """The section as it holds for one task."""
+        own: TaskConfig = getattr(self, task)
+        set_there = {name: value for name in TaskConfig.model_fields if (value := getattr(own, name)) is not None}
+        return self.model_copy(update=set_there)
+
+
+class ExternalConfig(_Config):
+    """The model of the variant `external`: any encoder of Hugging Face's transformers."""
+
+    model: str = Field(description="A folder as `save_pretrained` writes it, or a name on the hub.")
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub; default: its main branch.")
+    tokenizer: str | None = Field(
+        None, description="Folder, or name on the hub, of the tokenizer of a model that comes without (X-MOD: XLM-R's)."
+    )
 
 
 class SearchConfig(_Config):
@@ -203,7 +293,7 @@ class SearchConfig(_Config):
         description="Dev scores to optimise: SETTING/mean or SETTING/TASK; more than one gives a Pareto front.",
     )
     variants: tuple[Variant, ...] | None = Field(
-        None, description="Variants that the search trains; default: all but mono."
+        None, description="Variants that the search trains; default: all but mono and external."
     )
     sampler: Literal["tpe", "random"] = Field("tpe", description="Optuna's sampler.")
     seed: int = Field(0, description="Seed of the sampler.")
@@ -244,19 +334,20 @@ class StudyConfig(_Config):
     pretrain: PretrainConfig = PretrainConfig()
     meta: MetaConfig = MetaConfig()
     conflict: ConflictConfig = ConflictConfig()
+    external: ExternalConfig | None = None
     finetune: FinetuneConfig | None = FinetuneConfig()
     search: SearchConfig | None = None
     scaling: ScalingConfig = ScalingConfig()
 
 
-class PrepareJob(_Config):
+class PrepareJob(TextOptions):
     """Corpora of one language set to a tokenizer and token stores."""
 
     languages: tuple[str, ...]
-    vocab_size: int
     subsample: dict[str, int]
-    meta_fraction: float
-    invalid_utf8: Literal["stop", "skip"]
+    tokenizer: str = "bpe"
+    vocab_size: int | None
+    tokenizer_temperature: float = 2.0
 
 
 class PretrainJob(_Config):
@@ -271,6 +362,14 @@ class PretrainJob(_Config):
     conflict: ConflictConfig | None = None
 
 
+class ImportJob(_Config):
+    """A model from elsewhere, brought into the storage."""
+
+    model: str
+    revision: str | None
+    tokenizer: str | None = None
+
+
 class FinetuneJob(_Config):
     """One finetuning of one pretrained model."""
 
@@ -283,3 +382,7 @@ class FinetuneJob(_Config):
     learning_rate: float
     max_length: int
     max_examples: int | None
+    head_learning_rate: float | None = None
+    freeze: Freeze = "none"
+    stride: int = 0
+    checkpoints: Checkpoints = "none"

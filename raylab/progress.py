@@ -128,7 +128,9 @@ def summary_of_plan(
 ) -> str:
     """One line: how many jobs of each kind, how many are done, how long the others take."""
     missing = [job for key, job in jobs.items() if not is_finished(key)]
-    kinds = {kind: sum(job.kind == kind for job in jobs.values()) for kind in ("prepare", "pretrain", "finetune")}
+    kinds = {
+        kind: sum(job.kind == kind for job in jobs.values()) for kind in ("prepare", "pretrain", "import", "finetune")
+    }
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     seconds = sum(estimator.slot_seconds(job) for job in missing) / slots
     return f"{len(jobs)} jobs ({counted}), {len(jobs) - len(missing)} done already" + (
@@ -144,6 +146,8 @@ def _outcome(job: Job, result: Mapping[str, Any]) -> str:
     if job.kind == "finetune":
         scores = {name: next(iter(metrics.values())) for name, metrics in result["scores"]["dev"].items()}
         return "dev " + ", ".join(f"{language} {value:.1f}" for language, value in scores.items())
+    if job.kind == "import":
+        return f"{result['parameters']:,} parameters"
     return "tokenizer and token store"
 
 

@@ -15,12 +15,14 @@ from pydantic import BaseModel, ValidationError
 
 from raylab.config import (
     CONFLICT_VARIANTS,
+    NOT_SEARCHED,
     ConflictConfig,
     MetaConfig,
     ModelConfig,
     PretrainConfig,
     SearchConfig,
     StudyConfig,
+    TaskName,
 )
 from raylab.errors import InputError
 
@@ -200,7 +202,7 @@ def _first_problem(error: ValidationError, raw: Mapping[str, Any]) -> str:
     where = ".".join(place)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
-        return f"{where}: missing; every study needs it"
+        return f"{where}: missing; it has no default"
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown field{_near_field(place)}"
     if isinstance(inside, Mapping) and problem["type"] == "value_error":
@@ -249,11 +251,12 @@ def _check_across_fields(study: StudyConfig, origin: str) -> None:
             f"{origin}: pretrain.sequence_length: found {study.pretrain.sequence_length}; "
             f"at most model.max_length, {study.model.max_length}"
         )
-    if study.finetune and study.finetune.max_length > study.model.max_length:
-        raise InputError(
-            f"{origin}: finetune.max_length: found {study.finetune.max_length}; "
-            f"at most model.max_length, {study.model.max_length}"
-        )
+    _check_finetuning(study, origin)
+    if ("external" in study.variants) != (study.external is not None):
+        found, needed = ("variants: found external", "the section external, with a model,")
+        if study.external is not None:
+            found, needed = ("external: found a model", "the variant external")
+        raise InputError(f"{origin}: {found}; {needed} is needed beside it")
     if study.pretrain.precision == "tf32" and not study.scaling.use_gpu:
         raise InputError(
             f"{origin}: pretrain.precision: found tf32, which no CPU has; scaling.use_gpu: true, or fp32, is needed"
@@ -272,6 +275,27 @@ def _check_across_fields(study: StudyConfig, origin: str) -> None:
     _check_shares(study, origin)
     if study.search:
         _check_search(study, study.search, origin)
+
+
+def _check_finetuning(study: StudyConfig, origin: str) -> None:
+    finetune = study.finetune
+    trained = any(variant != "external" for variant in study.variants)
+    for task in finetune.tasks if finetune else ():
+        assert finetune is not None
+        own = finetune.for_task(task)
+
+        def field(name: str, task: TaskName = task) -> str:
+            there = getattr(getattr(finetune, task), name) is not None
+            return f"{origin}: finetune.{task}.{name}" if there else f"{origin}: finetune.{name}"
+
+        if trained and own.max_length > study.model.max_length:
+            raise InputError(
+                f"{field('max_length')}: found {own.max_length}; at most model.max_length, {study.model.max_length}"
+            )
+        if task == "qa" and own.stride >= own.max_length:
+            raise InputError(
+                f"{field('stride')}: found {own.stride}; windows of max_length {own.max_length} share less than that"
+            )
 
 
 def _check_shares(study: StudyConfig, origin: str) -> None:
@@ -331,8 +355,10 @@ def _check_search(study: StudyConfig, search: SearchConfig, origin: str) -> None
         raise InputError(
             f"{origin}: search.variants: found {unknown[0]!r}; one of the study's, {list(study.variants)}, is needed"
         )
-    if all(variant == "mono" for variant in search.variants or study.variants):
-        raise InputError(f"{origin}: search.variants: nothing to search: a variant other than mono is needed")
+    if all(variant in NOT_SEARCHED for variant in search.variants or study.variants):
+        raise InputError(
+            f"{origin}: search.variants: nothing to search: a variant other than mono and external is needed"
+        )
 
 
 def _examples(distribution: Mapping[str, Any], where: str) -> list[Any]:

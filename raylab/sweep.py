@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from raylab.config import StudyConfig, Variant
+from raylab.config import NOT_SEARCHED, StudyConfig, Variant
 from raylab.data.atomic import atomic_path
 from raylab.data.source import Source, open_source
 from raylab.errors import InputError
@@ -346,12 +346,12 @@ def _open_search(study: StudyConfig, storage: Storage, source: Source) -> TrialS
 
 def _searched_variants(study: StudyConfig) -> tuple[Variant, ...]:
     assert study.search is not None
-    return study.search.variants or tuple(variant for variant in study.variants if variant != "mono")
+    return study.search.variants or tuple(variant for variant in study.variants if variant not in NOT_SEARCHED)
 
 
 def _priority(job: Job, estimator: Estimator) -> float:
     """Inputs of others first; among equals the long ones, so that no long job starts last."""
-    return {"prepare": 2e9, "pretrain": 1e9, "finetune": 0.0}[job.kind] + estimator.seconds(job)
+    return {"prepare": 2e9, "import": 2e9, "pretrain": 1e9, "finetune": 0.0}[job.kind] + estimator.seconds(job)
 
 
 @contextmanager

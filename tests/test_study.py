@@ -68,7 +68,10 @@ def test_scalars_are_yaml_1_2(write) -> None:
             "study: s\nlanguages: [[en, fr]]\npretrain: {sequence_length: 600}\n",
             ["pretrain.sequence_length", "600", "512"],
         ),
-        ("study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [16]}}\n", ["finetune.grid.learning_rate: missing"]),
+        (
+            "study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [16]}}\n",
+            ["finetune.grid.learning_rate: missing"],
+        ),
         (
             "study: s\nlanguages: [[en, fr]]\nfinetune: {grid: {batch_size: [1.5], learning_rate: [1]}}\n",
             ["finetune.grid.batch_size.0: found 1.5", "integer"],

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
+_LEFT_SECONDS = 3600.0  # a file that is being written changes more often
 
 
 @contextmanager
@@ -30,3 +35,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove, anywhere below a folder, temporary files of `atomic_path` that were left an hour ago or more."""
+    for path in folder.rglob(".*"):
+        with suppress(OSError):  # another process may be removing it too
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

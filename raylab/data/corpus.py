@@ -5,40 +5,23 @@ Nothing here holds a whole corpus: memory grows with the valid split (8 bytes a 
 
 from __future__ import annotations
 
-import codecs
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import chain, compress
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raylab.data.location import reach
+from raylab.data.readers import InvalidUtf8, Reading, read_lines
 from raylab.errors import InputError
 
 SPLITS = ("train", "meta", "valid")
 
-InvalidUtf8 = Literal["stop", "skip"]
-_BLOCK_BYTES = 1 << 18  # what a core's cache holds: SentencePiece is a tenth slower on larger blocks
 # Independent random numbers of one sentence, all from one hash of its content; columns of `_content_numbers`.
 _IDENTITY, _META, _SUBSAMPLE, _TOKENIZER = range(4)
-
-
-@dataclass
-class Reading:
-    """Running totals of one pass over text.
-
-    Attributes:
-        bytes: Bytes read so far.
-        skipped_lines: Lines left out because they are not UTF-8.
-        dropped_duplicates: Training sentences left out because they also stand in the valid split.
-    """
-
-    bytes: int = 0
-    skipped_lines: int = 0
-    dropped_duplicates: int = 0
 
 
 def read_blocks(
@@ -52,47 +35,18 @@ def read_blocks(
         reading: Totals to add to.
 
     Raises:
-        InputError: The file is missing, has a line that is not UTF-8 (if `stop`), or holds no sentence.
+        InputError: The file cannot be read, has a line that is not UTF-8 (if `stop`) or too long, or holds no sentence.
     """
     reading = reading if reading is not None else Reading()
-    skipped_before = reading.skipped_lines
-    line_number, empty = 1, True
-    try:
-        stream = path.open("rb")
-    except FileNotFoundError:
-        raise InputError.at(path, None, "no such file; text, one sentence a line, is expected") from None
-    with stream:
-        while text := stream.read(_BLOCK_BYTES):
-            text += stream.readline()
-            reading.bytes += len(text)
-            if line_number == 1:
-                text = text.removeprefix(codecs.BOM_UTF8)
-            try:
-                decoded = text.decode().split("\n")
-            except UnicodeDecodeError:
-                decoded = _decode_lines(path, line_number, text.split(b"\n"), invalid_utf8, reading)
-            line_number += text.count(b"\n")
-            if block := [sentence for sentence in map(str.strip, decoded) if sentence]:
-                empty = False
-                yield block
+    skipped_before, empty = reading.skipped_lines, True
+    with reach(str(path), lambda: path.open("rb")) as stream:
+        for block in read_lines(stream, str(path), invalid_utf8=invalid_utf8, reading=reading):
+            empty = False
+            yield block
     if empty:
         skipped = reading.skipped_lines - skipped_before
         reason = f"all {skipped} lines with text are not UTF-8" if skipped else "the file is empty"
         raise InputError.at(path, None, f"no sentence found: {reason}; one sentence a line, UTF-8, is expected")
-
-
-def _decode_lines(path: Path, first: int, lines: list[bytes], invalid_utf8: InvalidUtf8, reading: Reading) -> list[str]:
-    decoded = []
-    for number, line in enumerate(lines, first):
-        try:
-            decoded.append(line.decode())
-        except UnicodeDecodeError as error:
-            if invalid_utf8 == "stop":
-                byte = f"byte 0x{line[error.start]:02x} at position {error.start + 1} of the line"
-                remedy = "re-encode the file as UTF-8, or set data.invalid_utf8: skip"
-                raise InputError.at(path, number, f"{byte} is not UTF-8 ({error.reason}); {remedy}") from None
-            reading.skipped_lines += 1
-    return decoded
 
 
 def read_sentences(path: Path, *, invalid_utf8: InvalidUtf8 = "stop", reading: Reading | None = None) -> Iterator[str]:
@@ -100,9 +54,9 @@ def read_sentences(path: Path, *, invalid_utf8: InvalidUtf8 = "stop", reading: R
     return chain.from_iterable(read_blocks(path, invalid_utf8=invalid_utf8, reading=reading))
 
 
-def _content_numbers(sentences: list[str]) -> NDArray[np.uint64]:
+def _content_numbers(sentences: list[bytes]) -> NDArray[np.uint64]:
     """Four 64-bit random numbers a sentence [n, 4], from its content alone."""
-    digests = [hashlib.blake2b(sentence, digest_size=32).digest() for sentence in map(str.encode, sentences)]
+    digests = [blake2b(sentence, digest_size=32).digest() for sentence in sentences]
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 4)
 
 
@@ -118,7 +72,7 @@ def split_meta(sentence: str, fraction: float) -> bool:
         sentence: Without white space around it, as `read_blocks` gives it.
         fraction: Share of the distinct sentences to hold out, from 0 to 1; a larger one holds out the same and more.
     """
-    return bool(_below(_content_numbers([sentence])[0, _META], fraction))
+    return bool(_below(_content_numbers([sentence.encode()])[0, _META], fraction))
 
 
 @dataclass(frozen=True)
@@ -164,8 +118,8 @@ class Corpus:
         """Bytes of the files: what `blocks` reads."""
         return self.train.stat().st_size + self.valid.stat().st_size
 
-    def blocks(self, reading: Reading | None = None) -> Iterator[tuple[str, list[str]]]:
-        """The sentences of all splits, about 256 KiB at a time; within a split they are in the file's order.
+    def blocks(self, reading: Reading | None = None) -> Iterator[tuple[str, list[bytes]]]:
+        """The sentences of all splits, in UTF-8, about 256 KiB at a time; within a split they are in the file's order.
 
         Args:
             reading: Totals to add to.
@@ -180,8 +134,8 @@ class Corpus:
         for sentences, _, meta in self._kept(reading):
             yield "train", list(compress(sentences, (~meta).tolist()))
             yield "meta", list(compress(sentences, meta.tolist()))
-        for sentences in read_blocks(self.valid, invalid_utf8=self._invalid_utf8, reading=reading):
-            yield "valid", sentences
+        for lines in read_blocks(self.valid, invalid_utf8=self._invalid_utf8, reading=reading):
+            yield "valid", list(map(str.encode, lines))
 
     def tokenizer_sample(self, share: float) -> Iterator[str]:
         """Sentences of the train split to train a tokenizer on.
@@ -195,13 +149,14 @@ class Corpus:
         for share_of_copy in [1.0] * int(share) + [share % 1.0]:
             for sentences, numbers, meta in self._kept(Reading()):
                 chosen = ~meta & _below(numbers[:, _TOKENIZER], share_of_copy)
-                yield from compress(sentences, chosen.tolist())
+                yield from map(bytes.decode, compress(sentences, chosen.tolist()))
 
-    def _kept(self, reading: Reading) -> Iterator[tuple[list[str], NDArray[np.uint64], NDArray[np.bool_]]]:
+    def _kept(self, reading: Reading) -> Iterator[tuple[list[bytes], NDArray[np.uint64], NDArray[np.bool_]]]:
         """Blocks of sentences, their content numbers, and whether each is of the meta split."""
         ties = self._subsample.ties if self._subsample else 0
         kept_sentences = train_sentences = 0
-        for sentences in read_blocks(self.train, invalid_utf8=self._invalid_utf8, reading=reading):
+        for lines in read_blocks(self.train, invalid_utf8=self._invalid_utf8, reading=reading):
+            sentences = list(map(str.encode, lines))
             numbers = _content_numbers(sentences)
             new = ~_contains(self._held_out, numbers[:, _IDENTITY])
             reading.dropped_duplicates += len(new) - int(new.sum())
@@ -247,7 +202,8 @@ def open_corpus(
     Raises:
         InputError: As `read_blocks`.
     """
-    identities = [_content_numbers(block)[:, _IDENTITY] for block in read_blocks(valid, invalid_utf8=invalid_utf8)]
+    blocks = read_blocks(valid, invalid_utf8=invalid_utf8)
+    identities = [_content_numbers(list(map(str.encode, block)))[:, _IDENTITY] for block in blocks]
     held_out = np.unique(np.concatenate(identities))
     chosen = None if subsample is None else _choose_subsample(train, held_out, subsample, invalid_utf8)
     return Corpus(train, valid, held_out, chosen, meta_fraction, invalid_utf8)
@@ -260,7 +216,7 @@ def _choose_subsample(
     total, limit = 0, np.uint64(2**64 - 1)
     smallest = np.empty(0, dtype=np.uint64)  # holds the `count` smallest so far, and at most as many and a block more
     for sentences in read_blocks(train, invalid_utf8=invalid_utf8):
-        numbers = _content_numbers(sentences)
+        numbers = _content_numbers(list(map(str.encode, sentences)))
         candidates = numbers[~_contains(held_out, numbers[:, _IDENTITY]), _SUBSAMPLE]
         total += len(candidates)
         smallest = np.concatenate([smallest, candidates[candidates < limit]])

@@ -23,6 +23,11 @@ _CHUNK_TOKENS = 1 << 20
 _ROWS_AT_ONCE = 4096
 
 
+def token_type(vocab_size: int) -> np.dtype[Any]:
+    """What a token takes in a store: up to 65,536 ids two bytes, else four."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
 @dataclass
 class TokenCounts:
     """What was written.
@@ -48,7 +53,7 @@ class TokenWriter:
     def __init__(self, sink: pa.OSFile, *, vocab_size: int, end_id: int) -> None:
         self.counts = TokenCounts(sentences=0, tokens=0, frequencies=np.zeros(vocab_size, dtype=np.int64))
         self._end_id = end_id
-        self._dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+        self._dtype = token_type(vocab_size)
         self._type = pa.list_(pa.field("item", pa.from_numpy_dtype(self._dtype), nullable=False))
         self._schema = pa.schema([pa.field("tokens", self._type, nullable=False)])
         self._file = pa.ipc.new_file(sink, self._schema)
@@ -59,13 +64,17 @@ class TokenWriter:
     def write(self, sentences: Sequence[Sequence[int]]) -> None:
         """Append sentences, given as ids without </s>."""
         lengths = np.fromiter(map(len, sentences), np.int64, len(sentences)) + 1
-        ends = np.cumsum(lengths) - 1
         tokens = np.full(int(lengths.sum()), self._end_id, dtype=self._dtype)
         inside = np.ones(len(tokens), dtype=bool)
-        inside[ends] = False
+        inside[np.cumsum(lengths) - 1] = False
         tokens[inside] = np.fromiter(chain.from_iterable(sentences), self._dtype, len(tokens) - len(sentences))
+        self.write_joined(tokens, lengths)
+
+    def write_joined(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> None:
+        """Append sentences, given as one run of ids with </s> behind each, and the length of each with it."""
+        tokens = tokens.astype(self._dtype, copy=False)
         self.counts.frequencies += np.bincount(tokens, minlength=len(self.counts.frequencies))
-        self.counts.sentences += len(sentences)
+        self.counts.sentences += len(lengths)
         self.counts.tokens += len(tokens)
         self._tokens.append(tokens)
         self._lengths.append(lengths)

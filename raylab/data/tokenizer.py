@@ -30,7 +30,9 @@ _TRAINING_THREADS = 2  # fixed: the model file records it, and equal text must g
 _LONGEST_SENTENCE = 1 << 16  # bytes; what is longer is not a sentence, and a word so long would stall the merges
 _WORD_START = ("▁", "Ġ")  # at the start of a word: SentencePiece's mark, and byte-level BPE's
 _WORD_INSIDE = "##"  # WordPiece marks the others instead
+_WORD_END = "</w>"  # XLM's, which marks the last piece of a word instead of the first
 _MOST_TOKENIZERS = 16  # kept open
+_TEXTS_AT_ONCE = 4096  # what Hugging Face's library says of a text takes a kilobyte and more
 
 
 def train_tokenizer(
@@ -122,7 +124,7 @@ class Tokenizer(ABC):
         pad_id, unk_id, eos_id, mask_id: Ids of the special tokens; `eos_id` ends a sentence in a token store.
         special_ids: Those that never stand for text, and `unk_id`.
         begin, between, end: Special tokens of a sequence: `begin A end`, or `begin A between B end` for a pair.
-        starts_word: Whether each token [vocab_size] stands at the start of a word: one a word does.
+        starts_word: Whether each token [vocab_size] stands at the start of a word (XLM's: at the end): one a word does.
     """
 
     path: Path
@@ -258,11 +260,13 @@ class HuggingFaceTokenizer(Tokenizer):
         self.pad_id, self.unk_id, self.mask_id = (special(role) for role in ("pad_token", "unk_token", "mask_token"))
         self.eos_id = special("sep_token", "eos_token")
         self.special_ids = tuple(sorted({pieces[name] for name in names.values() if name in pieces}))
+        self._never_text = set(self.special_ids) - {self.unk_id}
         self.begin, self.between, self.end = self._frame(special("cls_token", "bos_token", "sep_token"))
         marks_inside = any(piece.startswith(_WORD_INSIDE) for piece in pieces)
         self.starts_word = np.zeros(self.vocab_size, dtype=bool)
         for piece, number in pieces.items():
             at_start = not piece.startswith(_WORD_INSIDE) if marks_inside else piece.startswith(_WORD_START)
+            at_start |= piece.endswith(_WORD_END)
             self.starts_word[number] = at_start and number not in self.special_ids
         # Byte-level BPE writes a word inside a sentence otherwise than at its start.
         self._before_word = " " if self.encode("a a")[-1:] != self.encode("a")[-1:] else ""
@@ -284,7 +288,13 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str], *, num_threads: int = 1) -> list[list[int]]:
         """The token ids of each text; the library takes its own number of threads."""
-        return [found.ids for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [
+            self._as_text(found.ids)
+            for start in range(0, len(texts), _TEXTS_AT_ONCE)
+            for found in self._tokenizer.encode_batch_fast(
+                list(texts[start : start + _TEXTS_AT_ONCE]), add_special_tokens=False
+            )
+        ]
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         """The token ids of each word."""
@@ -294,9 +304,15 @@ class HuggingFaceTokenizer(Tokenizer):
         """The token ids of each text, and their characters."""
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [
-            (found.ids, [_without_space(text, span) for span in found.offsets])
+            (self._as_text(found.ids), [_without_space(text, span) for span in found.offsets])
             for text, found in zip(texts, encoded, strict=True)
         ]
+
+    def _as_text(self, ids: list[int]) -> list[int]:
+        """The ids of a text, in which a special token's name (`</s>`, say) may stand: the library reads it as one."""
+        if self._never_text.isdisjoint(ids):
+            return ids
+        return [self.unk_id if number in self._never_text else number for number in ids]
 
 
 @lru_cache(maxsize=_MOST_TOKENIZERS)

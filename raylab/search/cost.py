@@ -30,7 +30,13 @@ WORKERS_SECONDS = 8.0
 """To start the training workers of a job."""
 
 SENTENCE_TOKENS = 24
-"""Subwords of one sentence of a task."""
+"""Subwords of one sentence of a tagging task."""
+
+TEXT_TOKENS = 150
+"""Subwords of a pair of sentences, or of a question with its context, where a sequence may be as long."""
+
+EXTERNAL = ModelConfig(num_layers=12, dim=768, num_heads=12, ffn_dim=3072)
+"""Sizes of a model from elsewhere, before any was timed: BERT base's."""
 
 _SPEEDS = "speeds.json"
 
@@ -96,10 +102,11 @@ class Estimator:
             return config.pretrain.steps * (passes * forward / self._flops_per_second() + passes / 3 * STEP_SECONDS)
         if isinstance(job.config, FinetuneJob):
             model = self._jobs[job.inputs[0]].config
-            assert isinstance(model, PretrainJob)
+            sizes, variant = (model.model, model.variant) if isinstance(model, PretrainJob) else (EXTERNAL, "external")
             sentences = self._sizes[job.config.task, job.config.train_language]
             sentences = min(sentences, job.config.max_examples or sentences)
-            forward = SENTENCE_TOKENS * _forward_flops(model.model, model.variant, SENTENCE_TOKENS)
+            length = SENTENCE_TOKENS if job.config.task in ("ner", "pos") else min(TEXT_TOKENS, job.config.max_length)
+            forward = length * _forward_flops(sizes, variant, length)
             epoch = (
                 3.5 * sentences * forward / self._flops_per_second() + sentences / job.config.batch_size * STEP_SECONDS
             )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raylab.config import FinetuneJob, PrepareJob, PretrainJob
+from raylab.config import FinetuneJob, ImportJob, PrepareJob, PretrainJob
 from raylab.data.prepare import prepare
 from raylab.data.source import Source
+from raylab.model import import_model
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
 from raylab.train.distributed import ALONE, Workers
@@ -45,7 +47,7 @@ def start(
         compile: Compile the encoder's layers when pretraining.
     """
     if isinstance(job.config, PrepareJob):
-        return PrepareRun(job.config, source, storage.folder(job.key), report)
+        return WholeRun(partial(prepare, job.config, source, storage.folder(job.key), report))
     if isinstance(job.config, PretrainJob):
         return PretrainRun(
             job.config,
@@ -55,17 +57,22 @@ def start(
             accumulation=accumulation,
             compile=compile,
         )
+    if isinstance(job.config, ImportJob):
+        model, revision, tokenizer = job.config.model, job.config.revision, job.config.tokenizer
+        folder = storage.folder(job.key)
+        return WholeRun(partial(import_model, model, folder, revision=revision, tokenizer=tokenizer, report=report))
     return _finetune(job, job.config, storage, source, device)
 
 
 @dataclass
-class PrepareRun:
-    """Preparation of a language set: one piece of work, started over when it was cut off."""
+class WholeRun:
+    """A job whose work is one piece; when it was cut off, all of it is done again that is not in its folder.
 
-    config: PrepareJob
-    source: Source
-    folder: Path
-    report: Report | None = None
+    Attributes:
+        work: Does all of it, and returns the job's result.
+    """
+
+    work: Callable[[], dict[str, Any]]
     finished: bool = False
 
     @property
@@ -75,24 +82,24 @@ class PrepareRun:
 
     def advance(self, seconds: float) -> list[Measurement]:
         """Do all of it."""
-        self._statistics = prepare(self.config, self.source, self.folder, self.report)
+        self._result = self.work()
         self.finished = True
         return []
 
     def state(self) -> dict[str, Any]:
-        """Nothing: a preparation that was cut off starts over."""
+        """Nothing: what is done lies in the job's folder, or is done again."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Nothing to load."""
 
     def finish(self, folder: Path) -> dict[str, Any]:
-        """The statistics of the corpora."""
-        return self._statistics
+        """What the work returned."""
+        return self._result
 
 
 def _finetune(job: Job, config: FinetuneJob, storage: Storage, source: Source, device: str) -> Run:
-    checkpoint, prepared = (storage.folder(key) for key in job.inputs)
+    checkpoint, prepared = (storage.folder(job.inputs[place]) for place in (0, -1))
     datasets = {}
     for language in dict.fromkeys((config.train_language, *config.eval_languages)):
         for split in ("train", "dev", "test") if language == config.train_language else ("dev", "test"):
@@ -105,5 +112,7 @@ def _finetune(job: Job, config: FinetuneJob, storage: Storage, source: Source, d
         prepared_folder=prepared,
         datasets=datasets,
         fingerprint=job.key,  # it holds the contents of the data
+        folder=storage.folder(job.key),
+        features_folder=storage.features,
         device=device,
     )

@@ -11,28 +11,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 from raylab.config import (
     ADAPTER_VARIANTS,
     CONFLICT_VARIANTS,
+    LANGUAGE_SPECIFIC_VARIANTS,
     ConflictConfig,
     FinetuneConfig,
     FinetuneJob,
+    ImportJob,
     MetaConfig,
     ModelConfig,
     PrepareJob,
     PretrainJob,
     StudyConfig,
+    TextOptions,
     Variant,
 )
+from raylab.data.extract import relevant_options
+from raylab.data.prepare import TRAINED_TOKENIZERS, tokenizer_fingerprint
 from raylab.data.source import Source
 from raylab.hashing import fingerprint
+from raylab.model import model_fingerprint
 
 FORMAT = 1
 """Part of every key: raised when the same configuration comes to mean other results."""
 
-Kind = Literal["prepare", "pretrain", "finetune"]
+Kind = Literal["prepare", "pretrain", "import", "finetune"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Job:
 
     kind: Kind
     key: str
-    config: PrepareJob | PretrainJob | FinetuneJob
+    config: PrepareJob | PretrainJob | ImportJob | FinetuneJob
     inputs: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict, hash=False, compare=False)
     context: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
@@ -65,6 +72,10 @@ class Job:
         words = [self.kind, *(self.labels[label] for label in shown if label in self.labels)]
         if isinstance(self.config, FinetuneJob):
             words += [f"lr={self.config.learning_rate:g}", f"bs={self.config.batch_size}"]
+            if self.config.head_learning_rate is not None:
+                words.append(f"head-lr={self.config.head_learning_rate:g}")
+            if self.config.freeze != "none":
+                words.append("frozen")
         if "seed" in self.labels:
             words.append(f"seed={self.labels['seed']}")
         return " ".join(words)
@@ -106,18 +117,33 @@ def plan(study: StudyConfig, source: Source, variants: Iterable[Variant] | None 
     result = Plan()
     wanted = tuple(variants) if variants is not None else study.variants
     for languages, variant, seed in product(study.languages, wanted, study.seeds):
-        members = [(language,) for language in languages] if variant == "mono" else [languages]
-        for member in members:
-            _plan_model(result, study, source, member, variant, seed)
+        for known in _languages_of_models(study, languages, variant):
+            _plan_model(result, study, source, known, variant, seed)
     return result
+
+
+def _languages_of_models(study: StudyConfig, languages: tuple[str, ...], variant: Variant) -> list[tuple[str, ...]]:
+    """The languages of each model that a variant has for a language set."""
+    if variant == "mono":
+        return [(language,) for language in languages]
+    if variant == "external":  # one model serves all sets of a source language, on which it is finetuned once
+        sets = [others for others in study.languages if others[0] == languages[0]]
+        return [tuple(dict.fromkeys(language for others in sets for language in others))]
+    return [languages]
 
 
 def _plan_model(
     result: Plan, study: StudyConfig, source: Source, languages: tuple[str, ...], variant: Variant, seed: int
 ) -> None:
-    prepare = result.add(_prepare_job(study, source, languages))
-    config = _pretrain_config(study, languages, variant, seed)
-    recipe = fingerprint({"config": config.model_dump(mode="json", exclude={"seed"}), "inputs": [prepare.key]})
+    """Add the jobs that make or fetch one model, and those that finetune it."""
+    if variant == "external":
+        model = result.add(_import_job(study))
+        inputs: tuple[str, ...] = (model.key,)
+        recipe = model.key
+    else:
+        prepare = result.add(_prepare_job(study, source, languages))
+        config = _pretrain_config(study, languages, variant, seed)
+        recipe = fingerprint({"config": config.model_dump(mode="json", exclude={"seed"}), "inputs": [prepare.key]})
     labels = {
         "variant": variant,
         "languages": "-".join(languages),
@@ -125,24 +151,55 @@ def _plan_model(
         "seed": str(seed),
         "recipe": recipe,
     }
-    key = _key("pretrain", config.model_dump(mode="json"), [prepare.key])
-    context = {"data": prepare.config.model_dump(mode="json", exclude={"languages"})}
-    pretrain = result.add(Job("pretrain", key, config, (prepare.key,), labels, context))
+    if variant != "external":
+        key = _key("pretrain", config.model_dump(mode="json"), [prepare.key])
+        context = {"data": prepare.config.model_dump(mode="json", exclude={"languages"})}
+        model = result.add(Job("pretrain", key, config, (prepare.key,), labels, context))
+        inputs = (key, prepare.key)
     if study.finetune:
-        for job in _finetune_jobs(result, study.finetune, source, prepare, pretrain, config):
+        for job in _finetune_jobs(result, study.finetune, source, languages, seed, inputs, labels):
             result.add(job)
 
 
-def _prepare_job(study: StudyConfig, source: Source, languages: tuple[str, ...]) -> Job:
-    config = PrepareJob(
-        languages=languages,
-        vocab_size=study.data.vocab_size,
-        subsample={language: n for language, n in study.data.subsample.items() if language in languages},
-        meta_fraction=study.data.meta_fraction,
-        invalid_utf8=study.data.invalid_utf8,
+def _import_job(study: StudyConfig) -> Job:
+    assert study.external is not None  # `load_study` sees to it
+    external = study.external
+    config = ImportJob(
+        model=_absolute(external.model),
+        revision=external.revision,
+        tokenizer=None if external.tokenizer is None else _absolute(external.tokenizer),
     )
-    texts = [source.text_fingerprint(language) for language in languages]
-    key = _key("prepare", config.model_dump(mode="json"), texts)
+    contents = [model_fingerprint(config.model, config.revision)]
+    if config.tokenizer is not None:
+        contents.append(model_fingerprint(config.tokenizer, weights=False))
+    key = _key("import", {}, contents)
+    return Job("import", key, config, labels={"variant": "external"})
+
+
+def _absolute(model: str) -> str:
+    """The path of a local folder, as workers in another working directory find it; a name on the hub as it is."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
+
+
+def _prepare_job(study: StudyConfig, source: Source, languages: tuple[str, ...]) -> Job:
+    data = study.data
+    options = relevant_options([source.text(language) for language in languages], data)
+    trained = data.tokenizer in TRAINED_TOKENIZERS
+    shares = trained and len(languages) > 1
+    config = PrepareJob(
+        **{name: getattr(options, name) for name in TextOptions.model_fields},
+        languages=languages,
+        subsample={language: n for language, n in data.subsample.items() if language in languages},
+        tokenizer=data.tokenizer if trained else str(Path(data.tokenizer).expanduser().resolve()),
+        vocab_size=data.vocab_size if trained else None,
+        tokenizer_temperature=data.tokenizer_temperature if shares else 2.0,
+    )
+    contents = {
+        **config.model_dump(mode="json"),
+        "tokenizer": tokenizer_fingerprint(config.tokenizer) or data.tokenizer,
+    }
+    key = _key("prepare", contents, [source.text_fingerprint(language) for language in languages])
     return Job("prepare", key, config, labels={"languages": "-".join(languages)})
 
 
@@ -180,49 +237,68 @@ def _with_defaults(model: ModelConfig, *names: str) -> ModelConfig:
 
 
 def _finetune_jobs(
-    result: Plan, finetune: FinetuneConfig, source: Source, prepare: Job, pretrain: Job, model: PretrainJob
+    result: Plan,
+    finetune: FinetuneConfig,
+    source: Source,
+    languages: tuple[str, ...],
+    seed: int,
+    inputs: tuple[str, ...],
+    labels: dict[str, str],
 ) -> Iterator[Job]:
-    for task, language in product(finetune.tasks, model.languages):
+    """The jobs that finetune one model: `inputs` are the keys of the job that gives it, and of its tokenizer's."""
+    for task, language in product(finetune.tasks, languages):
         if not all(source.dataset(task, language, split) for split in ("train", "dev", "test")):
             result.note(f"{task}: no labelled {language} data with train, dev and test; left out")
             continue
-        is_source = language == model.languages[0] and "zero_shot" in finetune.settings
+        is_source = language == languages[0] and "zero_shot" in finetune.settings
         targets = []
-        for target in model.languages[1:] if is_source else ():
+        for target in languages[1:] if is_source else ():
             there = [split for split in ("dev", "test") if source.dataset(task, target, split)]
             if len(there) == 2:
                 targets.append(target)
             elif there:
                 result.note(f"{task}: no labelled {target} data with dev and test; no zero-shot transfer to it")
+        for known in (language, *targets):
+            for note in source.dataset_notes(task, known):
+                result.note(f"{task} {known}: {note}")
         evaluated = ((language,) if "within" in finetune.settings else ()) + tuple(targets)
         if not evaluated:
             continue
         data = [source.dataset_fingerprint(task, language)]
         data += [source.dataset_fingerprint(task, target, ("dev", "test")) for target in targets]
         settings = [name for name, used in (("within", language in evaluated), ("zero_shot", bool(targets))) if used]
-        for batch_size, learning_rate in product(finetune.grid["batch_size"], finetune.grid["learning_rate"]):
+        place = {
+            "task": task,
+            "train_language": language,
+            "eval_language": ",".join(evaluated),
+            "setting": ",".join(settings),
+            "checkpoint": inputs[0],
+        }
+        own = finetune.for_task(task)
+        specific = labels["variant"] in LANGUAGE_SPECIFIC_VARIANTS | {"external"}
+        for batch_size, learning_rate, head_learning_rate, freeze in product(
+            own.grid.batch_size,
+            own.grid.learning_rate,
+            own.grid.head_learning_rate or (None,),
+            own.grid.freeze if specific else ("none",),
+        ):
             config = FinetuneJob(
                 task=task,
                 train_language=language,
                 eval_languages=evaluated,
-                seed=model.seed,
-                epochs=finetune.epochs,
-                batch_size=int(batch_size),
+                seed=seed,
+                epochs=own.epochs,
+                batch_size=batch_size,
                 learning_rate=learning_rate,
-                max_length=finetune.max_length,
-                max_examples=finetune.max_examples,
+                head_learning_rate=None if head_learning_rate == learning_rate else head_learning_rate,
+                freeze=freeze,
+                max_length=own.max_length,
+                stride=own.stride if task == "qa" else 0,
+                max_examples=own.max_examples,
+                checkpoints=own.checkpoints,
             )
-            labels = {
-                **pretrain.labels,
-                "task": task,
-                "train_language": language,
-                "eval_language": ",".join(evaluated),
-                "setting": ",".join(settings),
-                "checkpoint": pretrain.key,
-            }
-            inputs = (pretrain.key, prepare.key)
             key = _key("finetune", config.model_dump(mode="json"), [*inputs, *data])
-            yield Job("finetune", key, config, inputs, labels)
+            yield Job("finetune", key, config, inputs, {**labels, **place})
 
 
 def _key(kind: Kind, config: dict[str, object], inputs: Iterable[str | None]) -> str:

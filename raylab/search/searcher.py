@@ -228,7 +228,7 @@ def worker_settings(storage: Storage, source: Source, scaling: ScalingConfig) ->
     """What every worker is told besides its job: the configuration that `JobWorker` reads."""
     return {
         "storage": str(storage.root),
-        "source": str(source.root),
+        "source": source,
         "threads": scaling.cpus_per_worker,
         "device": "cuda" if scaling.use_gpu else "cpu",
         "checkpoint_seconds": scaling.checkpoint_seconds,

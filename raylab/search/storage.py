@@ -4,6 +4,7 @@ ROOT/jobs/KEY/result.json      written last and at once: the job is done
 ROOT/jobs/KEY/checkpoint.pt    of a job under way
 ROOT/jobs/KEY/...              what the job leaves: a tokenizer and token stores, a model, predictions
 ROOT/studies/STUDY/            what belongs to one study: its search, its lock
+ROOT/features/                 tokenized datasets, which all jobs share; made anew where they are missing
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class Storage:
     def folder(self, key: str) -> Path:
         """The folder of the job's lasting files."""
         return self.root / "jobs" / key
+
+    @property
+    def features(self) -> Path:
+        """The folder of tokenized datasets."""
+        return self.root / "features"
 
     def study_folder(self, study: str) -> Path:
         """The folder of what belongs to one study, made if it is not there."""

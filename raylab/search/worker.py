@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 from ray.exceptions import RayError
 
-from raylab.data.source import Source
 from raylab.search.execution import REPORT_SECONDS, Execution, set_up_process
 from raylab.search.mailbox import JobFailure
 from raylab.search.storage import Storage
@@ -71,7 +70,7 @@ class JobWorker(tune.Trainable):
         return Execution(
             settings["job"],
             self._results,
-            Source(Path(settings["source"])),
+            settings["source"],
             settings["device"],
             settings["checkpoint_seconds"],
             accumulation=settings["accumulation"],

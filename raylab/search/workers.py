@@ -15,7 +15,6 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, get_device
 
-from raylab.data.source import Source
 from raylab.search.execution import REPORT_SECONDS, RETRIES, Execution, Stamped, set_up_process
 from raylab.search.mailbox import JobFailure, Mail, Mailbox
 from raylab.search.storage import Storage
@@ -146,7 +145,7 @@ def _work(settings: Mapping[str, Any], mailbox: Any) -> None:
     execution = Execution(
         job,
         storage,
-        Source(Path(settings["source"])),
+        settings["source"],
         str(get_device()) if settings["device"] == "cuda" else "cpu",
         settings["checkpoint_seconds"],
         workers=workers,

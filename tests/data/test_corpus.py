@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylab.data import corpus
+from raylab.data import readers
 from raylab.data.corpus import Reading, open_corpus, read_blocks, read_sentences, split_meta
 from raylab.errors import InputError
 
@@ -17,7 +17,7 @@ WORDS = st.text(alphabet="abcdé日", min_size=1, max_size=4)
 def _splits(train: Path, valid: Path, reading: Reading | None = None, **options: object) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {"train": [], "meta": [], "valid": []}
     for split, sentences in open_corpus(train, valid, **options).blocks(reading):  # type: ignore[arg-type]
-        splits[split] += sentences
+        splits[split] += map(bytes.decode, sentences)
     return splits
 
 
@@ -32,11 +32,11 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def test_reads_lines_as_they_are_meant(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes("\ufeffone \r\n\n  \t\n two\u2028half\nlast é".encode())
-    assert list(read_sentences(path)) == ["one", "two\u2028half", "last é"]
+    assert list(read_sentences(path)) == ["one", "two half", "last é"]
 
 
 def test_blocks_end_at_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "_BLOCK_BYTES", 7)
+    monkeypatch.setattr(readers, "_BLOCK_BYTES", 7)
     path = tmp_path / "text.txt"
     sentences = ["é" * length for length in range(1, 20)]
     path.write_text("\n".join(sentences), encoding="utf-8")
@@ -47,7 +47,7 @@ def test_blocks_end_at_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("block_bytes", [1 << 18, 5])
 def test_invalid_utf8_stops_at_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
-    monkeypatch.setattr(corpus, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(readers, "_BLOCK_BYTES", block_bytes)
     path = tmp_path / "text.txt"
     path.write_bytes(b"one\n\nthree\nbad \xff line\nfive\n\xc3\nseven")
     with pytest.raises(
@@ -58,7 +58,7 @@ def test_invalid_utf8_stops_at_its_line(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("block_bytes", [1 << 18, 5])
 def test_invalid_utf8_is_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
-    monkeypatch.setattr(corpus, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(readers, "_BLOCK_BYTES", block_bytes)
     path = tmp_path / "text.txt"
     path.write_bytes(b"one\n\nthree\nbad \xff line\nfive\n\xc3\nseven")
     reading = Reading()
@@ -119,7 +119,7 @@ def test_subsamples_are_nested_and_exact(
     available = [sentence for sentence in [*sentences, "zzz"] if sentence not in valid]
     kept = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "_BLOCK_BYTES", block_bytes)
+        patch.setattr(readers, "_BLOCK_BYTES", block_bytes)
         for count in sorted(counts):
             reading = Reading()
             kept.append(_splits(train_path, valid_path, reading, subsample=count)["train"])
@@ -157,7 +157,7 @@ def test_no_sentence_left_to_train_on_is_refused(files: tuple[Path, Path]) -> No
 
 def test_the_tokenizer_sample_is_of_the_train_split(files: tuple[Path, Path]) -> None:
     opened = open_corpus(*files, meta_fraction=0.2)
-    train = [sentence for split, block in opened.blocks() if split == "train" for sentence in block]
+    train = [sentence for split, block in opened.blocks() if split == "train" for sentence in map(bytes.decode, block)]
     assert list(opened.tokenizer_sample(1.0)) == train
     sample = list(opened.tokenizer_sample(0.25))
     assert set(sample) < set(train)

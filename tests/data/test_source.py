@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from raylab.config import DataConfig
+from raylab.data.labelled import Labelled
 from raylab.data.source import Source, open_source
 from raylab.errors import InputError
 
@@ -28,21 +31,72 @@ def _write(path: Path, text: str) -> None:
 def test_finds_text_and_datasets(root: Path) -> None:
     source = Source(root)
     assert source.languages == ("en", "fr")
-    assert source.text("fr", "valid").read_text(encoding="utf-8") == "fr three\n"
-    assert source.dataset("ner", "en", "train") == root / "ner" / "en" / "train.conll"
+    assert {split: [file.local for file in files] for split, files in source.text("fr").items()} == {
+        split: [root / "text" / "fr" / f"{split}.txt"] for split in ("train", "valid")
+    }
+    assert source.dataset("ner", "en", "train") == Labelled(root / "ner" / "en" / "train.conll")
     assert source.dataset("ner", "en", "dev") is None
     assert source.dataset("pos", "en", "train") is None
 
 
 def test_names_the_languages_that_exist(root: Path) -> None:
     with pytest.raises(InputError, match=r"text: no text for language 'de'; the languages there are: en, fr"):
-        Source(root).text("de", "train")
+        Source(root).text("de")
 
 
-def test_names_a_missing_split(root: Path) -> None:
+def test_text_without_a_valid_split(root: Path) -> None:
     (root / "text" / "fr" / "valid.txt").unlink()
-    with pytest.raises(InputError, match=r"fr/valid\.txt: the valid text of fr is missing"):
-        Source(root).text("fr", "valid")
+    assert list(Source(root).text("fr")) == ["train"]
+    (root / "text" / "fr" / "train.txt").unlink()
+    with pytest.raises(InputError, match=r"text/fr: no file of text in this folder"):
+        Source(root).text("fr")
+
+
+def test_text_of_a_language_may_lie_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "corpus.jsonl.gz"
+    elsewhere.write_bytes(b"")
+    config = DataConfig(source=str(root), text={"fr": str(elsewhere), "de": str(elsewhere)})
+    source = open_source(config, root / "storage")
+    assert source.languages == ("de", "en", "fr")
+    assert source.text("fr")["train"][0].local == elsewhere
+    assert source.text("en")["train"][0].local == root / "text" / "en" / "train.txt"
+
+
+def test_labelled_data_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
+    _write(tmp_path / "other" / "pos" / "en" / "train.conllu", "")
+    source = open_source(DataConfig(source=str(root), labelled=str(tmp_path / "other")), tmp_path / "storage")
+    assert source.dataset("ner", "en", "train") is None
+    assert source.dataset("pos", "en", "train") is not None
+    with pytest.raises(InputError, match=r"data\.labelled: no folder .*nowhere"):
+        open_source(DataConfig(source=str(root), labelled=str(tmp_path / "nowhere")), tmp_path)
+
+
+def test_a_source_may_be_a_url(root: Path, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for path in root.rglob("*.*"):
+        if path.is_file():
+            memory.pipe(f"/source/{path.relative_to(root)}", path.read_bytes())
+    source = open_source(DataConfig(source="memory://source"), tmp_path)
+    assert source.languages == ("en", "fr")
+    assert source.text("fr")["valid"][0].name == "memory:///source/text/fr/valid.txt"
+    labelled = source.dataset("ner", "en", "train")
+    assert labelled is not None
+    assert labelled.path.read_text() == "Oslo\tB-LOC\n"
+    assert not (source.root / "text").exists()
+    assert open_source(DataConfig(source="memory://source"), tmp_path).root == source.root
+    memory.pipe("/source/ner/en/train.conll", b"Rome\tB-LOC\n")
+    assert open_source(DataConfig(source="memory://source"), tmp_path).root != source.root
+    with pytest.raises(
+        InputError, match=r"data\.source: nothing at memory:///nowhere; text/LANG/train\.txt is expected"
+    ):
+        open_source(DataConfig(source="memory://nowhere"), tmp_path)
+
+
+def test_a_source_keeps_what_it_found_when_it_travels(root: Path) -> None:
+    source = Source(root)
+    before = source.text_fingerprint("en")
+    _write(root / "text" / "en" / "train.txt", "changed\n")
+    assert pickle.loads(pickle.dumps(source)).text_fingerprint("en") == before
 
 
 def test_two_files_for_one_split_are_refused(root: Path) -> None:
@@ -84,7 +138,7 @@ def test_opens_a_folder(root: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.source: no folder .*nowhere"):
         open_source(DataConfig(source=str(tmp_path / "nowhere")), tmp_path)
-    with pytest.raises(InputError, match=r"data\.source: .* has no text/LANG/train\.txt"):
+    with pytest.raises(InputError, match=r"data\.source: .* has no text/LANG; one folder a language"):
         open_source(DataConfig(source=str(tmp_path)), tmp_path)
 
 
@@ -104,4 +158,4 @@ def test_the_demo_is_written_once_per_scale_and_seed(tmp_path: Path) -> None:
 def test_the_kit_is_a_source(kit: Path) -> None:
     source = Source(kit)
     assert source.languages == ("ar", "en", "fr", "hi", "kn", "mr", "ru", "sw", "te")
-    assert source.dataset("pos", "te", "dev") == kit / "pos" / "te" / "dev.conllu"
+    assert source.dataset("pos", "te", "dev") == Labelled(kit / "pos" / "te" / "dev.conllu")

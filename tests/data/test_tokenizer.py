@@ -254,6 +254,16 @@ def test_spans_are_the_characters_of_the_text_as_given(tmp_path: Path, tokenizer
     assert {place for place, letter in enumerate(text) if letter.isalnum()} <= covered
 
 
+@pytest.mark.parametrize("kind", ["bert", "xlm-r", "roberta"])
+def test_names_of_special_tokens_in_text_are_just_text(tmp_path: Path, kind: str) -> None:
+    tokenizer = _hugging_face(tmp_path, kind)
+    text = "the [SEP] cat </s> sat <mask> on [MASK] a <s> mat [CLS]"
+    never_text = set(tokenizer.special_ids) - {tokenizer.unk_id}
+    assert not never_text & set(tokenizer.encode(text))
+    assert not never_text & {number for ids in tokenizer.encode_words(text.split()) for number in ids}
+    assert tokenizer.encode_spans([text])[0][0] == tokenizer.encode(text)
+
+
 def test_a_tokenizer_without_a_mask_is_refused(tmp_path: Path) -> None:
     _hugging_face(tmp_path, "bert")
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
