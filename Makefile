@@ -24,6 +24,8 @@ lint: install
 
 bench: install
 	$(RUN) -m benchmarks.training
+	$(RUN) -m benchmarks.finetuning
+	$(RUN) -m benchmarks.data
 	$(RUN) -m benchmarks.orchestration
 
 install: $(VENV)/installed

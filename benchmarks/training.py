@@ -250,7 +250,7 @@ def _described(size: Size) -> str:
     )
 
 
-def _machine() -> str:
+def machine() -> str:
     with contextlib.suppress(OSError):
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         if found:
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15, help="measured steps of each contender")
     options = parser.parse_args()
     print("python -m benchmarks.training", *sys.argv[1:])
-    print(f"{_machine()}, {torch.get_num_threads()} threads by default; torch {torch.__version__}")
+    print(f"{machine()}, {torch.get_num_threads()} threads by default; torch {torch.__version__}")
     for section in options.sections:
         if section == "gpu":
             if torch.cuda.is_available():

@@ -27,7 +27,7 @@ from raylab.config import (
 from raylab.errors import InputError
 
 SEARCHABLE = {
-    "data": ("vocab_size", "meta_fraction"),
+    "data": ("vocab_size", "tokenizer_temperature", "meta_fraction"),
     "model": tuple(ModelConfig.model_fields),
     "pretrain": tuple(PretrainConfig.model_fields),
     "meta": tuple(MetaConfig.model_fields),

@@ -316,7 +316,10 @@ def _print_front(search: TrialSearch, console: Console) -> None:
         else "\nsearch: the best trial (dev score)"
     )
     table = Table(box=None, header_style="bold")
-    for column in ("trial", *search.config.space, *search.config.objective):
+    fields = [path.rpartition(".")[2] for path in search.config.space]
+    if len(set(fields)) < len(fields):  # pretrain.batch_size and meta.batch_size, say
+        fields = list(search.config.space)
+    for column in ("trial", *fields, *search.config.objective):
         table.add_column(column, justify="right", overflow="fold")
     for number, values, scores in search.best():
         shown = (

@@ -112,7 +112,6 @@ def encodes_words_apart(tokenizer: Tokenizer) -> bool:
     return (
         # A unigram model adds up rounded scores over a whole sentence, and so decides a tie within a word otherwise.
         model.trainer_spec.model_type == model.trainer_spec.BPE
-        and not model.trainer_spec.treat_whitespace_as_suffix
         and model.normalizer_spec.add_dummy_prefix
         and model.normalizer_spec.remove_extra_whitespaces
         and model.normalizer_spec.escape_whitespaces

@@ -172,7 +172,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        """The token ids of each word of a sentence; joined, they are the sentence's.
+        """The token ids of each word of a sentence; joined, they are the sentence's (of unigram models, nearly always).
 
         A word of which normalisation leaves nothing (a lone zero-width space, say) has none.
         """

@@ -51,9 +51,13 @@ def prepare_all(jobs: Sequence[Job], storage: Storage, source: Source, workers: 
         workers = min(cores, 1 + sum(_size(job, source) for job in pending) // _WORTH_A_PROCESS)
     workers = min(workers, len(pending))
     if workers <= 1:
+        before = torch.get_num_threads()
         torch.set_num_threads(cores)
-        for job in pending:
-            _execute(job, storage, source, partial(report, job.labels["languages"]))
+        try:
+            for job in pending:
+                _execute(job, storage, source, partial(report, job.labels["languages"]))
+        finally:
+            torch.set_num_threads(before)
         return
     context = multiprocessing.get_context("spawn")  # of a process with threads nothing less may be copied
     reports = context.Queue()

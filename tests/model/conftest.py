@@ -85,7 +85,8 @@ def build_deberta(folder: Path) -> Any:
     from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
     size = wordpiece(folder)
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    own = {"tokenizer_class": "BertTokenizer", "do_lower_case": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(own))
     attention = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
     return DebertaV2ForMaskedLM(
         DebertaV2Config(
