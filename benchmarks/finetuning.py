@@ -23,8 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contenders import Contender, Step, take_turns
-from benchmarks.training import machine
-from benchmarks.training import print_table, ratio
+from benchmarks.training import machine, print_table, ratio
 from raylab.config import FinetuneJob, ModelConfig
 from raylab.data.demo import write_demo
 from raylab.data.tokenizer import train_tokenizer
