@@ -23,6 +23,8 @@ pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 API, FILES = "/api/datasets/owner/wiki", "/datasets/owner/wiki/resolve/"
 
+pytestmark = pytest.mark.slow  # the client of the hub is imported anew in each
+
 
 class Hub(ThreadingHTTPServer):
     """One public data set, `owner/wiki`, as it lies in a folder."""
