@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from rich.console import Console
@@ -69,6 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"raylab: {error}", file=sys.stderr)
         return 2
+    except BrokenProcessPool:
+        print("raylab: a process died, for lack of memory perhaps; the same command goes on from here", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"raylab: {error}; the same command goes on from here", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("raylab: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -8,11 +8,10 @@ CACHE/KEY/reading.json         what was left out
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import compress
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylab.config import TextOptions
-from raylab.data.atomic import atomic_path
+from raylab.data.atomic import atomic_path, locked
 from raylab.data.location import TextFile, digest_of
 from raylab.data.readers import Reading, read_records, split_lines
 from raylab.data.sentences import SENTENCES_VERSION, normalize, split_all
@@ -89,8 +88,10 @@ def extract(
         [_VERSION, SENTENCES_VERSION, digest_of(files), language, relevant.model_dump(mode="json", include=_USED)]
     )
     folder = cache / key
-    with _locked(cache / f"{key}.lock"):
+    with locked(cache / f"{key}.lock"):
         if not folder.is_dir():
+            for leftover in cache.glob(f".{key}.*"):
+                shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed: this one holds the lock
             with atomic_path(folder) as temporary:
                 temporary.mkdir()
                 left_out = _write(files, language, options, temporary, report or (lambda done: None))
@@ -108,15 +109,6 @@ def _as_they_are(files: Mapping[str, list[TextFile]], options: TextOptions) -> P
     if len(paths) != 2 or paths[0] is None or paths[1] is None:
         return None
     return PlainText(paths[0], paths[1], Reading())
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time; freed when it ends, however it does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _write(

@@ -93,15 +93,16 @@ def reach(name: str, action: Callable[[], _T]) -> _T:
         return action()
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError.at(name, None, "no such file or folder") from None
+    except FileNotFoundError as error:  # fsspec raises it where a server does not answer, too
+        because = f" ({_one_line(error.__cause__)})" if error.__cause__ else ""
+        raise InputError.at(name, None, f"no such file or folder{because}") from None
     except ImportError as error:
         raise InputError.at(name, None, f"{_one_line(error)}; {_remedy(name)}") from None
     except Exception as error:
         raise InputError.at(name, None, f"cannot be read: {_one_line(error)}") from None
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -170,7 +171,7 @@ def find_text(location: str) -> dict[str, list[TextFile]]:
     info = reach(name, lambda: system.info(path))
     if info["type"] == "file":
         return {"train": [_text_file(system, info)]}
-    found = reach(name, lambda: system.find(path, detail=True))
+    found = reach(name, lambda: _files_below(system, path))
     root = PurePosixPath(info["name"])
     inside = {PurePosixPath(file).relative_to(root): found[file] for file in sorted(found)}
     kept = {file: info for file, info in inside.items() if not any(_NOT_TEXT.match(part) for part in file.parts)}
@@ -181,18 +182,31 @@ def find_text(location: str) -> dict[str, list[TextFile]]:
     }
 
 
+def is_folder(system: AbstractFileSystem, info: Mapping[str, Any]) -> bool:
+    """Whether what a file system lists is a folder, or a link to one."""
+    return info["type"] == "directory" or bool(info.get("islink") and system.isdir(info["name"]))
+
+
+def _files_below(system: AbstractFileSystem, path: str) -> dict[str, Any]:
+    """The files below a folder, and below the folders that links in it lead to."""
+    found: dict[str, Any] = {}
+    for file, info in system.find(path, detail=True).items():
+        found.update(system.find(file, detail=True) if is_folder(system, info) else {file: info})
+    return found
+
+
 def _splits(folder: str, files: list[PurePosixPath]) -> dict[str, list[PurePosixPath]]:
     by_split: dict[str | None, list[PurePosixPath]] = {}
-    claims: dict[str, str] = {}
     for file in files:
-        first = file.parts[0]
-        split = _SPLITS.get(re.split(r"[.\-_]", first)[0].lower())
-        by_split.setdefault(split, []).append(file)
-        stem = first.partition(".")[0]
-        if split and claims.setdefault(stem, first) != first:
-            raise InputError.at(
-                folder, None, f"{claims[stem]} and {first} both claim to be the {split} split; keep one"
-            )
+        by_split.setdefault(_split_of(file.parts[0]), []).append(file)
+    for split in ("train", "valid"):
+        names = dict.fromkeys(file.parts[0] for file in by_split.get(split, []))
+        stems = [name.partition(".")[0] for name in names]
+        whole = any(stem.lower() in _SPLITS for stem in stems)  # such as train.txt, which is no part of several
+        claims: dict[str, str] = {}
+        for name, stem in zip(names, stems, strict=True):
+            if (other := claims.setdefault(split if whole else stem, name)) != name:
+                raise InputError.at(folder, None, f"{other} and {name} both claim to be the {split} split; keep one")
     train = by_split.get("train") or by_split.get(None)
     if not train:
         there = ", ".join(sorted({file.parts[0] for file in files}))
@@ -200,6 +214,10 @@ def _splits(folder: str, files: list[PurePosixPath]) -> dict[str, list[PurePosix
             folder, None, f"no train split, only {there}; train.txt, or files of any other name, would do"
         )
     return {"train": train, **({"valid": by_split["valid"]} if "valid" in by_split else {})}
+
+
+def _split_of(name: str) -> str | None:
+    return _SPLITS.get(re.split(r"[.\-_]", name)[0].lower())
 
 
 def _text_file(system: AbstractFileSystem, info: Mapping[str, Any]) -> TextFile:

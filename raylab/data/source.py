@@ -17,7 +17,17 @@ from pathlib import Path, PurePosixPath
 from raylab.config import DataConfig
 from raylab.data.atomic import atomic_path
 from raylab.data.labelled import SPLITS, Datasets, Labelled, find_datasets, fingerprint_datasets
-from raylab.data.location import TextFile, digest_of, find_text, is_url, name_of, open_location, reach, version_of
+from raylab.data.location import (
+    TextFile,
+    digest_of,
+    find_text,
+    is_folder,
+    is_url,
+    name_of,
+    open_location,
+    reach,
+    version_of,
+)
 from raylab.errors import InputError
 from raylab.hashing import fingerprint
 
@@ -48,7 +58,7 @@ class Source:
         """The languages that have text, in alphabetical order."""
         system, path = open_location(self._text_location())
         there = reach(name_of(system, path), lambda: system.ls(path, detail=True) if system.isdir(path) else [])
-        folders = {PurePosixPath(info["name"]).name for info in there if info["type"] == "directory"}
+        folders = {PurePosixPath(info["name"]).name for info in there if is_folder(system, info)}
         return tuple(sorted(folders | set(self.texts)))
 
     def text(self, language: str) -> dict[str, list[TextFile]]:

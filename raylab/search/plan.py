@@ -247,8 +247,12 @@ def _finetune_jobs(
 ) -> Iterator[Job]:
     """The jobs that finetune one model: `inputs` are the keys of the job that gives it, and of its tokenizer's."""
     for task, language in product(finetune.tasks, languages):
-        if not all(source.dataset(task, language, split) for split in ("train", "dev", "test")):
+        lacking = [split for split in ("train", "dev", "test") if not source.dataset(task, language, split)]
+        if lacking == ["train"]:
+            result.note(f"{task}: no labelled {language} data to train on; zero-shot transfer to it alone")
+        elif lacking:
             result.note(f"{task}: no labelled {language} data with train, dev and test; left out")
+        if lacking:
             continue
         is_source = language == languages[0] and "zero_shot" in finetune.settings
         targets = []

@@ -7,7 +7,6 @@ come with them are each process's own.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import mmap
 import pickle
@@ -22,7 +21,7 @@ from typing import Any
 import raylab.data.labelled
 import raylab.data.tokenizer
 import raylab.tasks
-from raylab.data.atomic import atomic_path
+from raylab.data.atomic import atomic_path, locked
 from raylab.data.labelled import Labelled
 from raylab.data.tokenizer import Tokenizer
 from raylab.errors import InputError
@@ -119,9 +118,7 @@ def _shared(path: Path, make: Callable[[], Any]) -> Any:
     """What a file holds, made by whoever comes first while others wait; a file that is not whole is made anew."""
     if (found := _read(path)) is not None:
         return found
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or the process dies
+    with locked(path.with_suffix(".lock")):
         if (found := _read(path)) is not None:
             return found
         features = make()

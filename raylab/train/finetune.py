@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from raylab import hashing
 from raylab.config import FinetuneJob
+from raylab.data.atomic import atomic_path
 from raylab.data.labelled import Labelled
 from raylab.errors import InputError
 from raylab.model import load_encoder
@@ -217,11 +217,10 @@ class FinetuneRun:
                 for name, values in there.items():
                     columns.setdefault(name, []).extend(values)
         folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(columns), folder / PREDICTIONS_FILE, compression="zstd")
+        with atomic_path(folder / PREDICTIONS_FILE) as temporary:
+            pq.write_table(pa.table(columns), temporary, compression="zstd")
         if self._job.checkpoints == "best":
             self._save_checkpoint(folder / BEST_FOLDER, self._best["epoch"], self._best["score"])
-        for leftover in (*folder.glob(f".{BEST_FOLDER}.*"), *folder.glob(f"{EPOCHS_FOLDER}/.*")):
-            shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed while it wrote
         counts: dict[str, dict[str, dict[str, int]]] = {}
         for (language, split), features in self._datasets.items():
             counts.setdefault(split, {})[language] = self._task.counts(features, self._model.labels)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from raylab.data.atomic import atomic_path
+from raylab.data.atomic import atomic_path, locked
 from raylab.data.tokenizer import Tokenizer
 from raylab.errors import InputError
 from raylab.model import Encoder, ExternalEncoder, load_encoder
@@ -136,16 +136,21 @@ def save_finetuned(
         "stride": stride,
         **about,
     }
-    with atomic_path(folder) as temporary:
-        model.encoder.save_pretrained(temporary)
-        save_file({name: value.contiguous() for name, value in model.head.state_dict().items()}, temporary / HEAD_FILE)
-        (temporary / TASK_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        if tokenizer.is_dir():
-            shutil.copytree(tokenizer, temporary / tokenizer.name)
-        else:
-            shutil.copyfile(tokenizer, temporary / tokenizer.name)
-        if folder.is_dir():
-            shutil.rmtree(folder)
+    lock = folder.with_name(f".{folder.name}.lock")  # two studies that share a job may run it at once
+    with locked(lock):
+        for leftover in set(folder.parent.glob(f".{folder.name}.*")) - {lock}:
+            shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed while it wrote
+        with atomic_path(folder) as temporary:
+            model.encoder.save_pretrained(temporary)
+            head = {name: value.contiguous() for name, value in model.head.state_dict().items()}
+            save_file(head, temporary / HEAD_FILE)
+            (temporary / TASK_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            if tokenizer.is_dir():
+                shutil.copytree(tokenizer, temporary / tokenizer.name)
+            else:
+                shutil.copyfile(tokenizer, temporary / tokenizer.name)
+            if folder.is_dir():
+                shutil.rmtree(folder)
 
 
 def load_finetuned(folder: str | Path, device: str = "cpu") -> Finetuned:

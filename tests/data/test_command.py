@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,19 @@ def test_a_killed_command_goes_on(corpus_folder: Path, tmp_path: Path) -> None:
     assert main(["prepare", str(path), "--storage", str(storage)]) == 0
     assert {file: file.stat().st_mtime_ns for file in kept} == before
     assert len(list(storage.glob("jobs/*/tokens/bb/*.arrow"))) == 3
+
+
+def test_a_full_disk_is_one_line(study: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "raylab.data", "prepare", study, "--storage", str(tmp_path / "runs")]
+    limit = (20_000, 20_000)  # bytes of a file: as a full disk, writing fails
+    done = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("raylab: [Errno")
+    assert done.stderr.splitlines()[-1].endswith("the same command goes on from here")
+    assert subprocess.run(command, capture_output=True).returncode == 0
 
 
 def test_describes_what_a_study_reads(study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

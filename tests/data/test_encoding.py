@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raylab.data import encoding
@@ -28,6 +28,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
         ("no_prefix", {"add_dummy_prefix": False}),
         ("suffix", {"treat_whitespace_as_suffix": True}),
         ("bytes", {"byte_fallback": True, "vocab_size": 400}),
+        ("as_it_is", {"normalization_rule_name": "identity"}),
     ):
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(TEXT),
@@ -49,11 +50,12 @@ def _sentences(tokenizer: Tokenizer, encoder: StoreEncoder, texts: list[str]) ->
     return rows
 
 
-NAMES = ["bpe", "unigram", "unigram_across", "across", "spaces", "no_prefix", "suffix", "bytes"]
+NAMES = ["bpe", "unigram", "unigram_across", "across", "spaces", "no_prefix", "suffix", "bytes", "as_it_is"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=60, deadline=None)
+@example(texts=["▁ a", "a▁ ▁", "▁"])
 @given(
     texts=st.lists(
         st.one_of(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import multiprocessing
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -112,6 +113,27 @@ def test_a_failure_leaves_nothing(folder: Path) -> None:
     with pytest.raises(InputError, match=r"2\.jsonl:2: no field 'text'"):
         _extract(folder)
     assert [path.suffix for path in (folder.parent / "cache").iterdir()] == [".lock"]
+
+
+def _wait_while_extracting(folder: Path) -> None:
+    def hang(done: float) -> None:
+        (folder.parent / "begun").touch()
+        time.sleep(60)
+
+    extract(find_text(str(folder)), "en", TextOptions(sentence_split="rules"), folder.parent / "cache", hang)
+
+
+def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_wait_while_extracting, args=(folder,))
+    process.start()
+    while not (folder.parent / "begun").exists() and process.is_alive():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    cache = folder.parent / "cache"
+    assert [path for path in cache.iterdir() if path.is_dir()]
+    plain = _extract(folder, sentence_split="rules")
+    assert [path for path in cache.iterdir() if path.is_dir()] == [plain.train.parent]
 
 
 @pytest.mark.parametrize(

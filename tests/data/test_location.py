@@ -47,6 +47,17 @@ def test_a_folder_as_of_a_data_set_of_the_hub(tmp_path: Path) -> None:
     }
 
 
+def test_links_count_as_what_they_lead_to(tmp_path: Path) -> None:
+    _fill(tmp_path / "far", "shards/1.txt", "shards/2.txt", "held out.txt")
+    folder = tmp_path / "near" / "en"
+    folder.mkdir(parents=True)
+    (folder / "train").symlink_to(tmp_path / "far" / "shards")
+    (folder / "valid.txt").symlink_to(tmp_path / "far" / "held out.txt")
+    (tmp_path / "linked").symlink_to(folder)
+    for location in (folder, tmp_path / "linked"):
+        assert _names(str(location)) == {"train": ["1.txt", "2.txt"], "valid": ["valid.txt"]}
+
+
 def test_a_folder_without_splits_is_to_train_on(tmp_path: Path) -> None:
     _fill(tmp_path, "2.txt", "1.txt.bz2", "LICENSE", "deep/3.ndjson")
     assert _names(str(tmp_path)) == {"train": ["1.txt.bz2", "2.txt", "3.ndjson"]}
@@ -95,6 +106,8 @@ def test_local_text_is_told_by_its_contents(tmp_path: Path) -> None:
     [
         (["train.txt", "train.txt.gz"], r"train\.txt and train\.txt\.gz both claim to be the train split; keep one"),
         (["valid.txt", "train.txt", "valid/x.txt"], r"valid\.txt and valid both claim to be the valid split"),
+        (["train.txt", "train_old.txt"], r"train\.txt and train_old\.txt both claim to be the train split; keep one"),
+        (["dev.txt", "train.txt", "valid.txt"], r"dev\.txt and valid\.txt both claim to be the valid split"),
         (["valid.txt"], r"no train split, only valid\.txt; train\.txt, or files of any other name, would do"),
         (["a.txt", "b.csv"], r"b\.csv: \.csv is not a kind of text that is read; \.txt, .*\.parquet.*\.gz"),
         (["a.parquet.gz"], r"a\.parquet\.gz: \.parquet\.gz is not a kind of text"),

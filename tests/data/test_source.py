@@ -39,6 +39,15 @@ def test_finds_text_and_datasets(root: Path) -> None:
     assert source.dataset("pos", "en", "train") is None
 
 
+def test_the_folder_of_a_language_may_be_a_link(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    _write(elsewhere / "train.txt", "hi one\n")
+    (root / "text" / "hi").symlink_to(elsewhere)
+    source = Source(root)
+    assert source.languages == ("en", "fr", "hi")
+    assert [file.local for file in source.text("hi")["train"]] == [root / "text" / "hi" / "train.txt"]
+
+
 def test_names_the_languages_that_exist(root: Path) -> None:
     with pytest.raises(InputError, match=r"text: no text for language 'de'; the languages there are: en, fr"):
         Source(root).text("de")

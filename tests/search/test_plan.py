@@ -242,3 +242,13 @@ def test_an_external_model_serves_all_sets_of_a_source_language(
     )
     assert set(same.jobs) == set(jobs.jobs)
     assert not set(other.jobs) & set(jobs.jobs)
+
+
+def test_a_language_without_training_data_is_tested_by_transfer_alone(corpus_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "labelled"
+    shutil.copytree(corpus_folder / "ner", root / "ner")
+    (root / "ner" / "bb" / "train.conll").unlink()
+    study = _study(languages=[["aa", "bb"]], variants=["joint"], finetune={"tasks": ["ner"]})
+    jobs = plan(study, Source(corpus_folder, labelled_root=root))
+    assert {(job.train_language, job.eval_languages) for job in _finetune_configs(jobs)} == {("aa", ("aa", "bb"))}
+    assert jobs.notes == ["ner: no labelled bb data to train on; zero-shot transfer to it alone"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ def test_text_without_tags_is_tagged(start: Start, tmp_path: Path) -> None:
     assert predicted == [["NOUN", "VERB", "NOUN"]]
 
 
+def test_two_processes_may_finish_one_job_at_once(start: Start, tmp_path: Path) -> None:
+    runs = [start(checkpoints="best", epochs=1, folder=tmp_path) for _ in range(3)]  # as of studies that share it
+    for run in runs:
+        complete(run)
+    runs[0].finish(tmp_path)
+    expected = files(tmp_path)
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(run.finish, tmp_path) for _ in range(8) for run in runs[1:]]:
+            done.result()
+    assert files(tmp_path) == expected
+    load_finetuned(tmp_path / "best")
+
+
 @pytest.mark.parametrize("checkpoints", ["best", "all"])
 def test_a_run_that_was_killed_leaves_equal_files(start: Start, tmp_path: Path, checkpoints: str) -> None:
     whole, killed, resumed = (
@@ -88,9 +102,9 @@ def test_a_run_that_was_killed_leaves_equal_files(start: Start, tmp_path: Path, 
     before = [measurement for _ in range(5) for measurement in killed.advance(0.0)]
     state = killed.state()
     complete(killed)  # beyond its last state: checkpoints of later epochs are there
-    for name in (".best.1", "epochs/.03.1"):  # as a process leaves it that is killed while it writes
-        (tmp_path / "other" / name).mkdir(parents=True)
-        (tmp_path / "other" / name / HEAD_FILE).write_bytes(b"half")
+    half = tmp_path / "other" / {"best": ".best.1", "all": "epochs/.03.1"}[checkpoints]
+    half.mkdir(parents=True)  # as a process leaves it that is killed while it writes
+    (half / HEAD_FILE).write_bytes(b"half")
     if checkpoints == "all":
         (tmp_path / "other" / "epochs" / "03" / HEAD_FILE).write_bytes(b"of another version")
     resumed.load_state(state)
