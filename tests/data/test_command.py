@@ -72,6 +72,7 @@ def test_an_empty_corpus_is_one_line(
     assert str(empty) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_processes_prepare_what_one_does(study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = {}
     for workers in ("1", "2"):

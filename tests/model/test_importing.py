@@ -236,6 +236,7 @@ def run_offline(program: str, cache: Path) -> str:
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_hub_out_of_reach(external: Folder, tmp_path: Path) -> None:
     program = """if True:
         from raylab.errors import InputError
@@ -252,6 +253,7 @@ def test_hub_out_of_reach(external: Folder, tmp_path: Path) -> None:
     assert second == "no model of this name: no such folder, and no name that a model on the hub could have"
 
 
+@pytest.mark.slow
 def test_hub_out_of_reach_but_in_its_cache(external: Folder, tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "cache" / "models--someone--model"

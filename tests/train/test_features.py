@@ -163,6 +163,7 @@ def load_and_count(
     made.put((count, len(features.gold)))
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_once_make_features_once(world: Path, tmp_path: Path) -> None:
     dataset = write_conllu(tmp_path / "many", pos_sentences(0, 3000))
     context = multiprocessing.get_context("spawn")
