@@ -136,25 +136,25 @@ def _plan_model(
     result: Plan, study: StudyConfig, source: Source, languages: tuple[str, ...], variant: Variant, seed: int
 ) -> None:
     """Add the jobs that make or fetch one model, and those that finetune it."""
-    if variant == "external":
-        model = result.add(_import_job(study))
-        inputs: tuple[str, ...] = (model.key,)
-        recipe = model.key
-    else:
-        prepare = result.add(_prepare_job(study, source, languages))
-        config = _pretrain_config(study, languages, variant, seed)
-        recipe = fingerprint({"config": config.model_dump(mode="json", exclude={"seed"}), "inputs": [prepare.key]})
     labels = {
         "variant": variant,
         "languages": "-".join(languages),
         "source_language": languages[0],
         "seed": str(seed),
-        "recipe": recipe,
     }
-    if variant != "external":
+    inputs: tuple[str, ...]
+    if variant == "external":
+        imported = result.add(_import_job(study))
+        labels["recipe"] = imported.key
+        inputs = (imported.key,)
+    else:
+        prepare = result.add(_prepare_job(study, source, languages))
+        config = _pretrain_config(study, languages, variant, seed)
+        recipe = config.model_dump(mode="json", exclude={"seed"})
+        labels["recipe"] = fingerprint({"config": recipe, "inputs": [prepare.key]})
         key = _key("pretrain", config.model_dump(mode="json"), [prepare.key])
         context = {"data": prepare.config.model_dump(mode="json", exclude={"languages"})}
-        model = result.add(Job("pretrain", key, config, (prepare.key,), labels, context))
+        result.add(Job("pretrain", key, config, (prepare.key,), labels, context))
         inputs = (key, prepare.key)
     if study.finetune:
         for job in _finetune_jobs(result, study.finetune, source, languages, seed, inputs, labels):
