@@ -148,8 +148,9 @@ def sweep(
         _check_objectives(study, source)
 
     # Imported here because they take seconds: bad input is found before.
-    from raylab.search.cluster import connect, interruptible, run_jobs
+    from raylab.search.cluster import connect
     from raylab.search.searcher import JobSearcher, worker_settings
+    from raylab.search.tuner import interruptible, run_jobs
     from raylab.tracking import Tracker
 
     stop = threading.Event()

@@ -1,0 +1,112 @@
+"""One flat Tuner over all jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+import raylab.search.cluster  # noqa: F401  # what Ray reads when it is imported
+from raylab.config import ScalingConfig
+from raylab.search.execution import RETRIES
+from raylab.search.searcher import JobSearcher
+from raylab.search.worker import JobWorker
+
+
+class _Starts(tune.Callback):
+    """Tells the searcher when an actor takes a job."""
+
+    def __init__(self, searcher: JobSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._searcher.on_trial_start(trial.trial_id)
+
+
+class _StopRequested(tune.Stopper):
+    """Ends the Tuner when asked: running jobs keep a checkpoint."""
+
+    def __init__(self, requested: threading.Event) -> None:
+        self._requested = requested
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as the searcher's
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._requested.is_set()
+
+
+def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, at_once: int, folder: Path, stop: threading.Event) -> None:
+    """Run all that the searcher hands out, until it has no more or `stop` is set.
+
+    Args:
+        searcher: The stream of jobs.
+        scaling: What one job runs on.
+        at_once: How many jobs of one worker run at once.
+        folder: For Tune's own notes while it runs; every node sees it.
+        stop: Set to end early.
+    """
+    for name in ("ray.tune", "ray.train", "ray._private"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the progress lines say what failed
+    # Jobs that wait for an actor: with one alone, short jobs would all go to the first actor and no other would start.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
+    searcher.slots = at_once
+    bundle = {"CPU": scaling.cpus_per_worker, "GPU": 1 if scaling.use_gpu else 0}
+
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        # Of several workers none is the actor that watches them: it takes nothing.
+        workers = config["workers"]
+        return tune.PlacementGroupFactory([bundle] if workers == 1 else [{}, *[bundle] * workers])
+
+    tuner = tune.Tuner(
+        tune.with_resources(JobWorker, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["job"].name.replace(" ", "_"),
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder),
+            stop=_StopRequested(stop),
+            callbacks=[_Starts(searcher)],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(folder / "tune", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def interruptible(stop: threading.Event) -> Iterator[None]:
+    """On the first Ctrl-C (or SIGTERM) set `stop`; on the second, interrupt at once."""
+
+    def request(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
