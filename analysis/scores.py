@@ -65,10 +65,13 @@ def score_table(runs: Iterable[Run]) -> pa.Table:
 
 
 def newest_by_key(runs: Iterable[Run]) -> dict[str, Run]:
-    """The pretraining and finetuning runs by key; of several with one key the newest finished one, else the newest."""
+    """The pretraining and finetuning runs by key; of several with one key the newest finished one, else the newest.
+
+    A pretraining that goes on in another run (tag `until`) is part of a model, and left out.
+    """
     newest: dict[str, Run] = {}
     for run in runs:
-        if run.data.tags.get("kind") not in ("pretrain", "finetune"):
+        if run.data.tags.get("kind") not in ("pretrain", "finetune") or "until" in run.data.tags:
             continue
         key = _tag(run, "key")
         if key not in newest or _age_order(run) > _age_order(newest[key]):

@@ -20,7 +20,7 @@ from raylab.config.base import (
 from raylab.config.data import DataConfig, TextOptions
 from raylab.config.finetune import ExternalConfig, FinetuneConfig, GridConfig, TaskConfig
 from raylab.config.jobs import FinetuneJob, ImportJob, PrepareJob, PretrainJob
-from raylab.config.pretrain import ConflictConfig, MetaConfig, ModelConfig, PretrainConfig
+from raylab.config.pretrain import Change, ConflictConfig, MetaConfig, ModelConfig, PretrainConfig
 from raylab.config.search import SearchConfig
 from raylab.config.study import ScalingConfig, StudyConfig
 
@@ -30,6 +30,7 @@ __all__ = [
     "LANGUAGE_SPECIFIC_VARIANTS",
     "NOT_SEARCHED",
     "VARIANTS",
+    "Change",
     "Checkpoints",
     "ConflictConfig",
     "DataConfig",

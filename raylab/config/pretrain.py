@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -42,6 +43,14 @@ class ModelConfig(Config):
         return max(1, round(self.adapter_ratio * self.dim))
 
 
+class Change(Config):
+    """From a step on, another learning rate or temperature."""
+
+    step: PositiveInt = Field(description="The last step before the change.")
+    learning_rate: Positive | None = Field(None, description="Peak of the schedule from then on; default: as before.")
+    temperature: Positive | None = Field(None, description="T of language sampling from then on; default: as before.")
+
+
 class PretrainConfig(Config):
     """Masked-language-model pretraining."""
 
@@ -76,6 +85,28 @@ class PretrainConfig(Config):
     )
     valid_every: PositiveInt = Field(100, description="Steps between two measurements of validation perplexity.")
     valid_batches: PositiveInt = Field(8, description="Most batches per language in one such measurement.")
+    changes: tuple[Change, ...] = Field(
+        (), description="Changes on the way, in the order of their steps; what comes before one is a job of its own."
+    )
+    until: PositiveInt | None = Field(
+        None, description="Stop after this step of the schedule, and keep all that is needed to go on; default: steps."
+    )
+    snapshot_every: Annotated[int, Field(ge=0)] = Field(
+        0, description="Steps between two models that are kept on the way, for probes; 0: none."
+    )
+
+    @model_validator(mode="after")
+    def _changes_in_order(self) -> PretrainConfig:
+        places = [0, *(change.step for change in self.changes)]
+        for before, step in pairwise(places):
+            if step <= before:
+                raise ValueError(f"a change after step {step} follows one after {before}; their steps must rise")
+        last = self.steps if self.until is None else self.until
+        if last > self.steps:
+            raise ValueError(f"until {last} is beyond the last step, {self.steps}")
+        if places[-1] >= last:
+            raise ValueError(f"a change after step {places[-1]} comes too late: training ends with step {last}")
+        return self
 
 
 class MetaConfig(Config):

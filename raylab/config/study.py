@@ -24,6 +24,9 @@ class ScalingConfig(Config):
     )
     compile: bool = Field(False, description="Compile the encoder's layers with torch.compile when pretraining.")
     checkpoint_seconds: Positive = Field(60.0, description="Seconds of work between two resumable checkpoints.")
+    hang_seconds: Positive = Field(
+        1800.0, description="Seconds without any progress after which a job hangs, and its process is started again."
+    )
 
 
 class StudyConfig(Config):

@@ -76,6 +76,8 @@ class Job:
                 words.append(f"head-lr={self.config.head_learning_rate:g}")
             if self.config.freeze != "none":
                 words.append("frozen")
+        if "until" in self.labels:
+            words.append(f"until={self.labels['until']}")
         if "seed" in self.labels:
             words.append(f"seed={self.labels['seed']}")
         return " ".join(words)
@@ -152,9 +154,13 @@ def _plan_model(
         config = _pretrain_config(study, languages, variant, seed)
         recipe = config.model_dump(mode="json", exclude={"seed"})
         labels["recipe"] = fingerprint({"config": recipe, "inputs": [prepare.key]})
-        key = _key("pretrain", config.model_dump(mode="json"), [prepare.key])
         context = {"data": prepare.config.model_dump(mode="json", exclude={"languages"})}
-        result.add(Job("pretrain", key, config, (prepare.key,), labels, context))
+        inputs = (prepare.key,)
+        for segment in _segments(config):
+            key = _key("pretrain", segment.model_dump(mode="json"), inputs)
+            until = {} if segment.pretrain.until is None else {"until": str(segment.pretrain.until)}
+            result.add(Job("pretrain", key, segment, inputs, {**labels, **until}, context))
+            inputs = (prepare.key, key)
         inputs = (key, prepare.key)
     if study.finetune:
         for job in _finetune_jobs(result, study.finetune, source, languages, seed, inputs, labels):
@@ -207,8 +213,13 @@ def _pretrain_config(study: StudyConfig, languages: tuple[str, ...], variant: Va
     model, pretrain = study.model, study.pretrain
     if variant not in ADAPTER_VARIANTS:
         model = _with_defaults(model, "adapter_ratio", "adapter_activation")
+    if pretrain.until == pretrain.steps:
+        pretrain = pretrain.model_copy(update={"until": None})
     if len(languages) == 1:
-        pretrain = pretrain.model_copy(update={"temperature": 1.0})
+        changes = (change.model_copy(update={"temperature": None}) for change in pretrain.changes)
+        pretrain = pretrain.model_copy(
+            update={"temperature": 1.0, "changes": tuple(change for change in changes if change.learning_rate)}
+        )
     return PretrainJob(
         languages=languages,
         variant=variant,
@@ -218,6 +229,15 @@ def _pretrain_config(study: StudyConfig, languages: tuple[str, ...], variant: Va
         meta=_relevant_meta(study.meta) if variant == "meta_adapter" else None,
         conflict=_relevant_conflict(study.conflict, variant) if variant in CONFLICT_VARIANTS else None,
     )
+
+
+def _segments(config: PretrainJob) -> Iterator[PretrainJob]:
+    """The jobs that train one model: one up to each change on the way, and one to the end."""
+    pretrain = config.pretrain
+    for number, change in enumerate(pretrain.changes):
+        before = pretrain.model_copy(update={"changes": pretrain.changes[:number], "until": change.step})
+        yield config.model_copy(update={"pretrain": before})
+    yield config
 
 
 def _relevant_conflict(conflict: ConflictConfig, variant: Variant) -> ConflictConfig:

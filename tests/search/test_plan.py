@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -252,3 +253,43 @@ def test_a_language_without_training_data_is_tested_by_transfer_alone(corpus_fol
     jobs = plan(study, Source(corpus_folder, labelled_root=root))
     assert {(job.train_language, job.eval_languages) for job in _finetune_configs(jobs)} == {("aa", ("aa", "bb"))}
     assert jobs.notes == ["ner: no labelled bb data to train on; zero-shot transfer to it alone"]
+
+
+def test_changes_on_the_way_cut_a_pretraining_into_a_chain_of_jobs_that_share_their_past(corpus_folder: Path) -> None:
+    study, source = _study(finetune=None, variants=["mono", "joint"], languages=[["aa", "bb"]]), Source(corpus_folder)
+    early = {"step": 100, "learning_rate": 1e-3, "temperature": 3.0}
+    one = plan(with_values(study, {"pretrain.changes": [early, {"step": 200, "temperature": 2.0}]}), source)
+    other = plan(with_values(study, {"pretrain.changes": [early, {"step": 200, "temperature": 5.0}]}), source)
+    whole = plan(with_values(study, {"pretrain.changes": [early]}), source)
+
+    def chain(jobs: Plan, variant: str) -> list[tuple[str, int | None, int]]:
+        found = [job for job in jobs.jobs.values() if job.kind == "pretrain" and job.labels["variant"] == variant]
+        for before, job in itertools.pairwise(job for job in found if job.labels["languages"] == "aa-bb"):
+            assert job.inputs == (before.inputs[0], before.key)
+        return [
+            (job.key, job.config.pretrain.until, len(job.config.pretrain.changes))
+            for job in found
+            if isinstance(job.config, PretrainJob)
+        ]
+
+    assert [(until, changes) for _, until, changes in chain(one, "joint")] == [(100, 0), (200, 1), (None, 2)]
+    assert chain(one, "joint")[:2] == chain(other, "joint")[:2]
+    assert chain(one, "joint")[2] != chain(other, "joint")[2]
+    assert chain(one, "joint")[0] == chain(whole, "joint")[0]
+    # A model of one language knows no temperature: its chain is that of the learning rate alone.
+    assert [(until, changes) for _, until, changes in chain(one, "mono")] == [(100, 0), (None, 1)] * 2
+    assert chain(one, "mono") == chain(whole, "mono")
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"pretrain.changes": [{"step": 9}, {"step": 9}]}, "must rise"),
+        ({"pretrain.changes": [{"step": 300}]}, "too late"),
+        ({"pretrain.changes": [{"step": 100}], "pretrain.until": 100}, "too late"),
+        ({"pretrain.until": 301}, "beyond the last step"),
+    ],
+)
+def test_changes_that_cannot_be_are_refused(values: dict[str, object], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        with_values(_study(), values)
