@@ -26,6 +26,51 @@ def test_every_study_that_comes_with_raylab_is_valid() -> None:
         assert load_study(name).study == name
 
 
+@pytest.mark.parametrize("name", ["variants", "corpus_size", "language_similarity", "meta_adapter"])
+def test_the_studies_of_the_paper_have_its_size_and_one_for_a_laptop(name: str) -> None:
+    paper, pocket = load_study(name), load_study(name, sizing="pocket")
+    sizes = (paper.model.num_layers, paper.model.dim, paper.model.num_heads, paper.model.ffn_dim)
+    assert sizes == (8, 512, 12, 2048)
+    assert (paper.pretrain.batch_size, paper.pretrain.steps, paper.data.vocab_size) == (512, 500_000, 32_000)
+    assert pocket.study == f"{name}-pocket"
+    assert pocket.model.dim < paper.model.dim
+    assert pocket.scaling.num_workers == 1
+    assert pocket.variants == paper.variants
+
+
+def test_a_study_is_written_on_top_of_its_base_and_a_sizing_on_top_of_both(write, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "base.yaml").write_text(
+        "model: {dim: 32, num_heads: 4}\nseeds: [1, 2]\nsizings:\n  small: {model: {dim: 16}, seeds: [3]}\n"
+    )
+    path = write(
+        "base: below/base.yaml\nstudy: s\nlanguages: [[en, fr]]\nmodel: {num_heads: 2}\n"
+        "sizings:\n  small: {languages: [[en, hi]]}\n"
+    )
+    study, small = load_study(path), load_study(path, ["model.num_heads=8"], sizing="small")
+    assert (study.study, study.model.dim, study.model.num_heads, study.seeds) == ("s", 32, 2, (1, 2))
+    assert (small.study, small.model.dim, small.model.num_heads, small.seeds) == ("s-small", 16, 8, (3,))
+    assert small.languages == (("en", "hi"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "sizing", "parts"),
+    [
+        ("study: s\nlanguages: [[en, fr]]\n", "small", ["--sizing small", "it has none"]),
+        ("study: s\nlanguages: [[en, fr]]\nsizings: {tiny: {}}\n", "small", ["--sizing small", "it has tiny"]),
+        ("study: s\nlanguages: [[en, fr]]\nsizings: [tiny]\n", None, ["sizings: found ['tiny']"]),
+        ("base: nowhere.yaml\nstudy: s\n", None, ["base: found 'nowhere.yaml'"]),
+        ("base: study.yaml\nstudy: s\n", None, ["base: leads back"]),
+    ],
+)
+def test_a_wrong_base_or_sizing_is_one_line(write, text: str, sizing: str | None, parts: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        load_study(write(text), sizing=sizing)
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
 def test_a_study_needs_only_a_name_and_languages(write) -> None:
     study = load_study(write("study: s\nlanguages: [[en, fr]]\n"))
     assert study.variants == ("mono", "joint")

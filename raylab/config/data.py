@@ -59,6 +59,11 @@ class DataConfig(TextOptions):
     tokenizer_temperature: Positive = Field(
         2.0, description="T of the shares of text that a tokenizer is trained on, P_i ~ (bytes of i)^(1/T)."
     )
+    aliases: dict[Language, Language] = Field(
+        default_factory=dict,
+        description="Further names of a language, each as good as a language of its own: with `subsample`, the paper's "
+        "fr_l, `{fr_l: fr}`.",
+    )
     subsample: dict[Language, PositiveInt] = Field(
         default_factory=dict, description="Most training sentences to keep, per language (the paper's fr_l, ru_l)."
     )

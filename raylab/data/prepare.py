@@ -190,7 +190,7 @@ def _open_corpora(
             share = _EXTRACTION_SHARE * (number + done) / len(job.languages)
             report(f"extracting the text of {language}", share)
 
-        plain = extract(source.text(language), language, job, source.cache or folder / "text", show)
+        plain = extract(source.text(language), source.named(language), job, source.cache or folder / "text", show)
         left_out[language] = replace(plain.left_out, bytes=0)
         corpora[language] = open_corpus(
             plain.train,

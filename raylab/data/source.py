@@ -42,6 +42,7 @@ class Source:
         texts: Locations of the text of single languages, in place of what the folder has.
         text_root: Location of the folders of text, if it is not `root/text`.
         cache: Where text that is not plain is kept as plain text, if anywhere.
+        aliases: Names that stand for a language beside its own: all that it has is theirs.
     """
 
     root: Path
@@ -49,6 +50,7 @@ class Source:
     texts: Mapping[str, str] = field(default_factory=dict, hash=False)
     text_root: str | None = None
     cache: Path | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
     _fingerprints: dict[tuple[str, ...], str | None] = field(default_factory=dict, repr=False, compare=False)
     _found: dict[tuple[str, str], Datasets] = field(default_factory=dict, repr=False, compare=False)
     _text_files: dict[str, dict[str, list[TextFile]]] = field(default_factory=dict, repr=False, compare=False)
@@ -59,7 +61,11 @@ class Source:
         system, path = open_location(self._text_location())
         there = reach(name_of(system, path), lambda: system.ls(path, detail=True) if system.isdir(path) else [])
         folders = {PurePosixPath(info["name"]).name for info in there if is_folder(system, info)}
-        return tuple(sorted(folders | set(self.texts)))
+        return tuple(sorted(folders | set(self.texts) | set(self.aliases)))
+
+    def named(self, language: str) -> str:
+        """The language that a name stands for."""
+        return self.aliases.get(language, language)
 
     def text(self, language: str) -> dict[str, list[TextFile]]:
         """The files of one language's text by split: `train`, and `valid` where there is one; looked up once.
@@ -67,6 +73,7 @@ class Source:
         Raises:
             InputError: None is there, or what is there cannot be read: see `find_text`.
         """
+        language = self.named(language)
         if language not in self._text_files:
             if language in self.texts:
                 location = self.texts[language]
@@ -101,9 +108,9 @@ class Source:
         return self._datasets(task, language).notes
 
     def _datasets(self, task: str, language: str) -> Datasets:
-        key = (task, language)
+        key = (task, self.named(language))
         if key not in self._found:
-            self._found[key] = find_datasets(self.labelled_root or self.root, task, language)
+            self._found[key] = find_datasets(self.labelled_root or self.root, *key)
         return self._found[key]
 
     def text_fingerprint(self, language: str) -> str:
@@ -158,7 +165,7 @@ def open_source(config: DataConfig, storage: Path) -> Source:
         root = Path(config.source).expanduser().resolve()  # workers have another working directory
         if not root.is_dir():
             raise InputError(f"data.source: no folder {root}; `demo`, or a folder with text/LANG/train.txt, would do")
-    source = Source(root, labelled, dict(config.text), text_root, storage / "text")
+    source = Source(root, labelled, dict(config.text), text_root, storage / "text", dict(config.aliases))
     if not source.languages:
         raise InputError(f"data.source: {config.source} has no text/LANG; one folder a language is expected")
     return source

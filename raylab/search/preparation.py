@@ -100,7 +100,7 @@ def _begin(reports: Any, threads: int) -> None:
 def _extract(language: str, job: Job, source: Source) -> None:
     assert isinstance(job.config, PrepareJob)
     if source.cache is not None:
-        extract(source.text(language), language, job.config, source.cache)
+        extract(source.text(language), source.named(language), job.config, source.cache)
 
 
 def _run(job: Job, storage: Storage, source: Source) -> None:

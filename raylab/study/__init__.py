@@ -10,25 +10,26 @@ from pydantic import ValidationError
 from raylab.config import StudyConfig
 from raylab.errors import InputError
 from raylab.study.checks import check_across_fields
-from raylab.study.file import assign, find, known_studies, parse
+from raylab.study.file import assign, find, known_studies, read
 from raylab.study.problems import first_problem
 from raylab.study.space import check_search
 
 __all__ = ["known_studies", "load_study", "validate", "value_at", "with_values"]
 
 
-def load_study(name_or_path: str, overrides: Iterable[str] = ()) -> StudyConfig:
+def load_study(name_or_path: str, overrides: Iterable[str] = (), sizing: str | None = None) -> StudyConfig:
     """Read, override and validate a study.
 
     Args:
         name_or_path: A YAML file, or the name of a study that comes with raylab (`demo`).
         overrides: Assignments `a.b=c`, with c in YAML.
+        sizing: Which of the study's `sizings` to take, such as `pocket`; its fields, and an ending of its name.
 
     Raises:
         InputError: The file is missing or malformed, or a field is unknown or wrong.
     """
     path = find(name_or_path)
-    raw = parse(path)
+    raw = read(path, sizing)
     for assignment in overrides:
         assign(raw, assignment)
     return validate(raw, str(path))

@@ -27,6 +27,12 @@ def check_across_fields(study: StudyConfig, origin: str) -> None:
         if not values or len(set(values)) != len(values):
             raise InputError(f"{origin}: {name}: found {list(values)}; different values, at least one, are needed")
     known = {language for languages in study.languages for language in languages}
+    for name, language in study.data.aliases.items():
+        if language in study.data.aliases or name in study.data.text:
+            raise InputError(
+                f"{origin}: data.aliases.{name}: found {language!r}; a language with text of its own is needed, "
+                "under a name without"
+            )
     for language in study.data.subsample:
         if language not in known:
             raise InputError(

@@ -70,6 +70,49 @@ def find(name_or_path: str) -> Path:
     return Path(str(resource))
 
 
+def read(path: Path, sizing: str | None = None) -> dict[str, Any]:
+    """What a study file says, on top of what the file says that it has as its `base`, in one of its `sizings`.
+
+    Args:
+        path: The file.
+        sizing: Name of a sizing; the study's own name gets it as an ending. None: the study as it is.
+
+    Raises:
+        InputError: A file cannot be read, or there is no such sizing.
+    """
+    raw = _with_base(path, ())
+    sizings = raw.pop("sizings", {})
+    if not isinstance(sizings, dict) or not all(isinstance(fields, dict) for fields in sizings.values()):
+        raise InputError(f"{path}: sizings: found {sizings!r}; fields of the study by name of a sizing are needed")
+    if sizing is None:
+        return raw
+    if sizing not in sizings:
+        there = f"it has {', '.join(sizings)}" if sizings else "it has none"
+        raise InputError(f"--sizing {sizing}: {path} has no sizing of this name; {there}")
+    return {**_merged(raw, sizings[sizing]), "study": f"{raw.get('study')}-{sizing}"}
+
+
+def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if path in above:
+        raise InputError(f"{path}: base: leads back to this file")
+    raw = parse(path)
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str) or not (path.parent / base).is_file():
+        raise InputError(f"{path}: base: found {base!r}; the path of a study file, from this file's folder, is needed")
+    return _merged(_with_base((path.parent / base).resolve(), (*above, path)), raw)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections are merged field by field; anything else that stands above takes the place of what is below."""
+    merged = dict(below)
+    for name, value in above.items():
+        inside = merged.get(name)
+        merged[name] = _merged(inside, value) if isinstance(inside, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def parse(path: Path) -> dict[str, Any]:
     """What a study file says.
 

@@ -140,6 +140,15 @@ def test_fingerprints_are_computed_once(root: Path) -> None:
     assert source.dataset_fingerprint("ner", "en") == ner
 
 
+def test_an_alias_is_a_language_with_all_that_another_has(root: Path, tmp_path: Path) -> None:
+    source = open_source(DataConfig(source=str(root), aliases={"en_l": "en"}), tmp_path / "storage")
+    assert source.languages == ("en", "en_l", "fr")
+    assert source.text("en_l") == source.text("en")
+    assert source.text_fingerprint("en_l") == source.text_fingerprint("en") != source.text_fingerprint("fr")
+    assert source.dataset("ner", "en_l", "train") == source.dataset("ner", "en", "train") is not None
+    assert source.dataset_fingerprint("ner", "en_l") == source.dataset_fingerprint("ner", "en")
+
+
 def test_opens_a_folder(root: Path, tmp_path: Path) -> None:
     assert open_source(DataConfig(source=str(root)), tmp_path / "storage").languages == ("en", "fr")
 
