@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
-import json
+import math
 import os
 import socket
 import sys
 import threading
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
-from raylab.config import NOT_SEARCHED, StudyConfig, Variant
-from raylab.data.atomic import atomic_path
+from raylab.conclusion import BAD_INPUT, DONE, INTERRUPTED, conclude
+from raylab.config import StudyConfig
 from raylab.data.source import Source, open_source
+from raylab.dry_run import print_dry_run
 from raylab.errors import InputError
 from raylab.hashing import fingerprint
+from raylab.preflight import changes_since_last_run, check_datasets, check_objectives
 from raylab.progress import ProgressLines, summary_of_plan
 from raylab.search.cost import Estimator
 from raylab.search.graph import JobGraph, State
-from raylab.search.plan import Job, Plan, plan
+from raylab.search.plan import Job, Plan, plan, searched_variants
 from raylab.search.storage import Storage
-from raylab.study import load_study, with_values
-from raylab.tasks import get_task
+from raylab.study import known_studies, load_study, with_values
 
 if TYPE_CHECKING:
-    from raylab.search.searcher import JobSearcher
     from raylab.search.trials import TrialSearch
-    from raylab.tracking import Tracker
-
-DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes."""
-
-LOGGING_SECONDS = 300.0
-"""How long the end of a sweep waits for MLflow to take in what is left."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="?",
         default="demo",
         help="a YAML file, or the name of a study that comes with raylab (default: demo)",
+    )
+    parser.add_argument(
+        "--sizing", metavar="NAME", help="which of the sizings that the study has, such as pocket; a study of its own"
     )
     parser.add_argument(
         "--set",
@@ -76,7 +72,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the jobs, how many are done and how long the others take; run nothing",
+        help="print the jobs, how many are done, what they share with other studies and what they cost; run nothing",
+    )
+    parser.add_argument(
+        "--tflops",
+        type=_positive,
+        metavar="N",
+        help="with --dry-run: speed of one worker in 10^12 operations a second (default: measured here)",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="run every job of the study again, and its search from the start"
@@ -84,11 +86,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        study = load_study(options.study, options.overrides)
+        study = load_study(options.study, options.overrides, options.sizing)
         storage = Storage.open(options.storage)
         uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.root}/mlflow.db"
         if options.dry_run:
-            return dry_run(study, storage, console)
+            others = _other_studies(options.study, options.overrides, options.sizing)
+            return dry_run(study, storage, console, others=others, tflops=options.tflops)
         with _only_sweep(storage, study):
             return sweep(study, storage, uri, console, address=options.address, fresh=options.fresh)
     except InputError as error:
@@ -99,25 +102,45 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def dry_run(study: StudyConfig, storage: Storage, console: Console) -> int:
-    """Print the study's jobs, how many are done, and an estimate of the time; run nothing."""
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}; a number above 0 is needed")
+    return value
+
+
+def _other_studies(name: str, overrides: list[str], sizing: str | None) -> list[StudyConfig]:
+    """The studies that come with raylab, but this one, in the same sizing and over the same data."""
+    found = []
+    for other in known_studies():
+        if other != name:
+            with contextlib.suppress(InputError):  # it has no such sizing, or the data is not for its languages
+                found.append(load_study(other, [one for one in overrides if one.startswith("data.")], sizing))
+    return found
+
+
+def dry_run(
+    study: StudyConfig,
+    storage: Storage,
+    console: Console,
+    *,
+    others: Sequence[StudyConfig] = (),
+    tflops: float | None = None,
+) -> int:
+    """Print the study's jobs, how many are done, and an estimate of time and cost; run nothing.
+
+    Args:
+        study: The study.
+        storage: Where results lie.
+        console: Where to print.
+        others: Studies that it may share jobs with.
+        tflops: Speed of one worker in 10^12 operations a second; default: measured.
+    """
     source = open_source(study.data, storage.root)
     jobs = plan(study, source)
-    estimator = Estimator(storage, jobs.jobs, check_datasets(study, source, storage), study.scaling.num_workers)
-    for job in jobs.jobs.values():
-        state = "done" if storage.is_finished(job.key) else f"{estimator.seconds(job):.0f} s"
-        console.print(f"{job.key}  {state:>8}  {job.name}", highlight=False, markup=False)
-    _print_notes(jobs, console)
-    slots = max(1, (os.cpu_count() or 1) // study.scaling.cpus_per_worker)
-    console.print(
-        f"study {study.study}: {summary_of_plan(jobs.jobs, storage.is_finished, estimator, slots)}, {slots} at a time"
-    )
-    if study.search:
-        trial = [job for job in plan(study, source, _searched_variants(study)).jobs.values() if job.kind != "prepare"]
-        seconds = sum(estimator.slot_seconds(job) for job in trial) / slots
-        console.print(
-            f"search: {study.search.num_samples} trials of up to {len(trial)} jobs, at most about {seconds:.0f} s each"
-        )
+    trial = list(plan(study, source, searched_variants(study)).jobs.values()) if study.search else []
+    sizes = check_datasets(study, source, storage)
+    print_dry_run(study, jobs, trial, storage, sizes, console, others=others, tflops=tflops)
     return DONE
 
 
@@ -143,9 +166,9 @@ def sweep(
     source = open_source(study.data, storage.root)
     jobs = plan(study, source)
     sizes = check_datasets(study, source, storage)
-    search = _open_search(study, storage, source)
     if study.search:
-        _check_objectives(study, source)
+        check_objectives(study, plan(study, source, searched_variants(study)).jobs.values())
+    search = _open_search(study, storage, source)
 
     # Imported here because they take seconds: bad input is found before.
     from raylab.search.cluster import connect
@@ -153,12 +176,14 @@ def sweep(
     from raylab.search.tuner import interruptible, run_jobs
     from raylab.tracking import Tracker
 
+    changes = changes_since_last_run(study, jobs.jobs, search.name if search else None, storage)
     stop = threading.Event()
     graph = JobGraph(storage.is_finished, lambda job: _priority(job, estimator))
     estimator = Estimator(storage, ChainMap(graph.jobs, jobs.jobs), sizes, study.scaling.num_workers)
 
     def plan_trial(values: Mapping[str, Any]) -> Plan:
-        return plan(with_values(study, values), source, _searched_variants(study))
+        changed = with_values(study, values)
+        return plan(changed, source, searched_variants(changed))
 
     with ExitStack() as stack:
         stack.enter_context(interruptible(stop))
@@ -181,7 +206,8 @@ def sweep(
             progress.slots = slots
         about = summary_of_plan(jobs.jobs, storage.is_finished, estimator, slots or 1)
         console.print(f"study {study.study}: {about}" + (f"; {slots} at a time" if slots else ""))
-        _print_notes(jobs, console)
+        for line in (*(f"note: {note}" for note in jobs.notes), *changes):
+            console.print(line, highlight=False, markup=False)
         if slots:
             stack.enter_context(progress)
             run_jobs(searcher, study.scaling, slots, storage.study_folder(study.study), stop)
@@ -191,7 +217,7 @@ def sweep(
         done = graph.count(State.DONE)
         console.print(f"interrupted: {done} of {len(graph.jobs)} jobs are done; the same command goes on from here")
         return INTERRUPTED
-    return _conclude(study, storage, uri, console, tracker, searcher, search)
+    return conclude(study, storage, uri, console, tracker, searcher, search)
 
 
 def _forget(
@@ -208,133 +234,6 @@ def _forget(
         storage.discard(key)
 
 
-def _check_objectives(study: StudyConfig, source: Source) -> None:
-    """Refuse a search for scores that no job of a trial will give.
-
-    Raises:
-        InputError: An objective has no score, for lack of languages or of labelled data.
-    """
-    assert study.search is not None
-    scores = set()
-    for job in plan(study, source, _searched_variants(study)).jobs.values():
-        if job.kind == "finetune":
-            for setting in job.labels["setting"].split(","):
-                scores |= {f"{setting}/mean", f"{setting}/{job.labels['task']}"}
-    for name in study.search.objective:
-        if name not in scores:
-            given = ", ".join(sorted(scores)) or "none"
-            raise InputError(
-                f"study {study.study}: search.objective.{name}: the languages and labelled data of this study "
-                f"give no such score; they give {given}"
-            )
-
-
-def check_datasets(study: StudyConfig, source: Source, storage: Storage) -> dict[tuple[str, str], int]:
-    """Read every labelled file that the study uses once, so that a bad line is found before the first job.
-
-    Returns:
-        Training examples by task and language.
-
-    Raises:
-        InputError: A file is malformed; it names the file and line.
-    """
-    sizes: dict[tuple[str, str], int] = {}
-    languages = dict.fromkeys(language for languages in study.languages for language in languages)
-    checked = storage.root / "checked"
-    checked.mkdir(exist_ok=True)
-    for task, language in product(study.finetune.tasks if study.finetune else (), languages):
-        mark = checked / f"{task}-{source.dataset_fingerprint(task, language)}"
-        if not mark.is_file():
-            paths = {split: source.dataset(task, language, split) for split in ("train", "dev", "test")}
-            counts = {split: len(get_task(task).read(path)) for split, path in paths.items() if path is not None}
-            with atomic_path(mark) as temporary:
-                temporary.write_text(json.dumps(counts), encoding="utf-8")
-        sizes[task, language] = json.loads(mark.read_text(encoding="utf-8")).get("train", 0)
-    return sizes
-
-
-def _conclude(
-    study: StudyConfig,
-    storage: Storage,
-    uri: str,
-    console: Console,
-    tracker: Tracker,
-    searcher: JobSearcher,
-    search: TrialSearch | None,
-) -> int:
-    """Log the summaries, print the results and what failed."""
-    import analysis  # it imports MLflow and pandas, as slow as the imports of `sweep`
-
-    tracker.mark_stale(searcher.graph.jobs)
-    logged = tracker.flush(LOGGING_SECONDS)
-    if not logged:
-        console.print(f"MLflow at {uri} is behind or away: the table lacks what it does not hold yet", markup=False)
-    try:
-        results = analysis.load(study.study, uri)
-    except InputError as error:
-        console.print(f"no table: {error}", markup=False)
-    else:
-        if logged:
-            tracker.summaries(analysis.summarise(results))
-        console.print()
-        console.print(analysis.interference_text(results), highlight=False, markup=False)
-    tracker.close()
-    if search is not None:
-        _print_front(search, console)
-    for key, (reason, _) in searcher.errors.items():
-        console.print(f"FAILED {searcher.graph.jobs[key].name}: {reason}", markup=False)
-        if (storage.folder(key) / "error.txt").is_file():
-            console.print(f"       {storage.folder(key) / 'error.txt'}", markup=False)
-    failed_trials = search.failed() if search is not None else []
-    if failed_trials:
-        console.print(f"FAILED trials of the search: {failed_trials}; --fresh starts the search again", markup=False)
-    if tracker.unlogged:
-        console.print(f"MLflow at {uri} is away: the next sweep of this study logs what it missed", markup=False)
-    _print_places(study, storage, uri, console)
-    if any(bad_input for _, bad_input in searcher.errors.values()):
-        return BAD_INPUT
-    return SOME_FAILED if searcher.errors or failed_trials else DONE
-
-
-def _print_places(study: StudyConfig, storage: Storage, uri: str, console: Console) -> None:
-    server = uri.startswith(("http://", "https://"))
-    look = uri if server else f"mlflow ui --backend-store-uri {uri}"
-    lines = [
-        f"results   {storage.root}",
-        f"runs      {look}   (experiment {study.study}; filter tags.kind = 'summary' and compare)",
-        f"report    python -m analysis.report {study.study} --tracking-uri {uri}",
-    ]
-    console.print()
-    for line in lines:
-        console.print(line, highlight=False, markup=False)
-
-
-def _print_front(search: TrialSearch, console: Console) -> None:
-    several = len(search.config.objective) > 1
-    console.print(
-        "\nsearch: the trials that no other beats on every objective (dev scores)"
-        if several
-        else "\nsearch: the best trial (dev score)"
-    )
-    table = Table(box=None, header_style="bold")
-    fields = [path.rpartition(".")[2] for path in search.config.space]
-    if len(set(fields)) < len(fields):  # pretrain.batch_size and meta.batch_size, say
-        fields = list(search.config.space)
-    for column in ("trial", *fields, *search.config.objective):
-        table.add_column(column, justify="right", overflow="fold")
-    for number, values, scores in search.best():
-        shown = (
-            f"{value:.3g}" if isinstance(value, float) else str(value) for value in (*values.values(), *scores.values())
-        )
-        table.add_row(str(number), *shown)
-    console.print(table)
-
-
-def _print_notes(jobs: Plan, console: Console) -> None:
-    for note in jobs.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
-
-
 def _open_search(study: StudyConfig, storage: Storage, source: Source) -> TrialSearch | None:
     if study.search is None:
         return None
@@ -346,11 +245,6 @@ def _open_search(study: StudyConfig, storage: Storage, source: Source) -> TrialS
     texts = [source.text_fingerprint(language) for language in languages]
     labelled = [source.dataset_fingerprint(task, language) for task, language in product(tasks, languages)]
     return TrialSearch(study, url, fingerprint([texts, labelled]))
-
-
-def _searched_variants(study: StudyConfig) -> tuple[Variant, ...]:
-    assert study.search is not None
-    return study.search.variants or tuple(variant for variant in study.variants if variant not in NOT_SEARCHED)
 
 
 def _priority(job: Job, estimator: Estimator) -> float:

@@ -49,6 +49,8 @@ class Estimator:
         jobs: The jobs that finetune jobs start from, by key.
         sizes: Training examples by task and language.
         num_workers: Training workers of a pretraining job.
+        speed: Operations a second of one worker, as `training_flops` counts them; earlier sweeps then count for
+            nothing. Default: from their times and, before any, from this machine's matrix products.
     """
 
     def __init__(
@@ -57,15 +59,17 @@ class Estimator:
         jobs: Mapping[str, Job],
         sizes: Mapping[tuple[str, str], int],
         num_workers: int = 1,
+        speed: float | None = None,
     ) -> None:
         self._path = storage.root / _SPEEDS
         self._jobs = jobs
         self._sizes = sizes
         self._num_workers = num_workers
         self._ratios: defaultdict[str, list[float]] = defaultdict(list)
-        with contextlib.suppress(OSError, ValueError):  # without it, estimates start from counted operations again
-            self._ratios.update(json.loads(self._path.read_text(encoding="utf-8")))
-        self._rate: float | None = None
+        if speed is None:
+            with contextlib.suppress(OSError, ValueError):  # without it, estimates start from counted operations again
+                self._ratios.update(json.loads(self._path.read_text(encoding="utf-8")))
+        self._rate = speed
 
     def seconds(self, job: Job) -> float:
         """Estimated seconds of one job, with all its workers."""
@@ -73,6 +77,10 @@ class Estimator:
         workers = self._workers(job)
         seconds = self._counted(job) * (statistics.median(ratios) if ratios else 1.0)
         return seconds / workers + (WORKERS_SECONDS if workers > 1 else 0.0)
+
+    def has_timed(self, kind: str) -> bool:
+        """Whether jobs of this kind have run over this storage."""
+        return bool(self._ratios[kind])
 
     def slot_seconds(self, job: Job) -> float:
         """Estimated seconds that one job takes of all slots together: what adds up over jobs that run side by side."""
@@ -96,10 +104,10 @@ class Estimator:
         """Seconds of one worker, by count."""
         if isinstance(job.config, PretrainJob):
             config = job.config
+            begun = config.pretrain.changes[-1].step if config.pretrain.changes else 0
             tokens = config.pretrain.batch_size * config.pretrain.sequence_length
-            forward = tokens * _forward_flops(config.model, config.variant, config.pretrain.sequence_length)
-            passes = _passes(config)
-            return config.pretrain.steps * (passes * forward / self._flops_per_second() + passes / 3 * STEP_SECONDS)
+            work = tokens * training_flops(config) / self._flops_per_second()
+            return (_last_step(config) - begun) * (work + _passes(config) / 3 * STEP_SECONDS)
         if isinstance(job.config, FinetuneJob):
             model = self._jobs[job.inputs[0]].config
             sizes, variant = (model.model, model.variant) if isinstance(model, PretrainJob) else (EXTERNAL, "external")
@@ -122,6 +130,18 @@ class Estimator:
             torch.set_num_threads(threads)
             self._rate = EFFICIENCY * 2 * 512**3 / best
         return self._rate
+
+
+def training_flops(job: PretrainJob) -> float:
+    """Operations that pretraining takes for each token of a batch, all passes of a step together.
+
+    Matrix products of the layers, without the output projection.
+    """
+    return _passes(job) * _forward_flops(job.model, job.variant, job.pretrain.sequence_length)
+
+
+def _last_step(job: PretrainJob) -> int:
+    return job.pretrain.until or job.pretrain.steps
 
 
 def _passes(job: PretrainJob) -> float:

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from raylab.config import (
     ADAPTER_VARIANTS,
     CONFLICT_VARIANTS,
     LANGUAGE_SPECIFIC_VARIANTS,
+    NOT_SEARCHED,
     ConflictConfig,
     FinetuneConfig,
     FinetuneJob,
@@ -39,7 +40,8 @@ from raylab.model import model_fingerprint
 FORMAT = 1
 """Part of every key: raised when the same configuration comes to mean other results."""
 
-Kind = Literal["prepare", "pretrain", "import", "finetune"]
+Kind = Literal["prepare", "pretrain", "import", "finetune", "probe"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,12 @@ def plan(study: StudyConfig, source: Source, variants: Iterable[Variant] | None 
         for known in _languages_of_models(study, languages, variant):
             _plan_model(result, study, source, known, variant, seed)
     return result
+
+
+def searched_variants(study: StudyConfig) -> tuple[Variant, ...]:
+    """The variants that a study's search trains."""
+    assert study.search is not None
+    return study.search.variants or tuple(variant for variant in study.variants if variant not in NOT_SEARCHED)
 
 
 def _languages_of_models(study: StudyConfig, languages: tuple[str, ...], variant: Variant) -> list[tuple[str, ...]]:
