@@ -115,7 +115,7 @@ def _shared(
         except InputError:  # other languages, which this data lacks: nothing is shared with it then
             continue
         common = [job for key, job in jobs.jobs.items() if key in keys]
-        if not common or other.study == study.study:
+        if other.study == study.study or all(job.kind == "prepare" for job in common):
             continue
         counts = Counter(job.kind for job in common)
         counted = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import math
 import os
-import socket
 import sys
 import threading
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from raylab.board import Board, StatusFile
 from raylab.conclusion import BAD_INPUT, DONE, INTERRUPTED, conclude
 from raylab.config import StudyConfig
 from raylab.data.source import Source, open_source
@@ -29,12 +29,15 @@ from raylab.preflight import changes_since_last_run, check_datasets, check_objec
 from raylab.progress import ProgressLines, summary_of_plan
 from raylab.search.cost import Estimator
 from raylab.search.graph import JobGraph, State
+from raylab.search.keeping import note_needs
 from raylab.search.plan import Job, Plan, plan, searched_variants
+from raylab.search.running import default_storage
 from raylab.search.storage import Storage
 from raylab.study import known_studies, load_study, with_values
+from raylab.study.space import trial_study
 
 if TYPE_CHECKING:
-    from raylab.search.trials import TrialSearch
+    from raylab.search.trials import Search
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,15 +62,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--storage",
-        default="runs",
         metavar="DIR",
-        help="where results lie, for all studies; every node must see it (default: runs)",
+        help="where results lie, for all studies; every node must see it (default: that of the cluster that runs "
+        "here, else runs)",
     )
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow (default: MLFLOW_TRACKING_URI, else a SQLite file in the storage)"
     )
     parser.add_argument(
-        "--address", metavar="RAY", help="a running Ray cluster (default: RAY_ADDRESS, else Ray starts in this machine)"
+        "--address",
+        metavar="RAY",
+        help="a running Ray cluster (default: RAY_ADDRESS, else the one that runs here; `local`: Ray in this machine)",
     )
     parser.add_argument(
         "--dry-run",
@@ -87,12 +92,15 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     try:
         study = load_study(options.study, options.overrides, options.sizing)
-        storage = Storage.open(options.storage)
+        storage = replace(
+            Storage.open(options.storage or default_storage(options.address)), checkpoints=study.keep.checkpoints
+        )
+        storage.finished()  # an object store is asked once, not once a job
         uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.root}/mlflow.db"
         if options.dry_run:
             others = _other_studies(options.study, options.overrides, options.sizing)
             return dry_run(study, storage, console, others=others, tflops=options.tflops)
-        with _only_sweep(storage, study):
+        with storage.lock_study(study.study):
             return sweep(study, storage, uri, console, address=options.address, fresh=options.fresh)
     except InputError as error:
         print(f"raylab: {error}", file=sys.stderr)
@@ -178,17 +186,17 @@ def sweep(
 
     changes = changes_since_last_run(study, jobs.jobs, search.name if search else None, storage)
     stop = threading.Event()
-    graph = JobGraph(storage.is_finished, lambda job: _priority(job, estimator))
+    graph = JobGraph(storage.is_finished, lambda job: _priority(job, estimator), storage.has_files)
     estimator = Estimator(storage, ChainMap(graph.jobs, jobs.jobs), sizes, study.scaling.num_workers)
 
     def plan_trial(values: Mapping[str, Any]) -> Plan:
-        changed = with_values(study, values)
-        return plan(changed, source, searched_variants(changed))
+        changed, variants = trial_study(study, values, with_values)
+        return plan(changed, source, variants)
 
     with ExitStack() as stack:
         stack.enter_context(interruptible(stop))
         background = stack.enter_context(ThreadPoolExecutor(1))
-        tracking = background.submit(Tracker, uri, study, storage.root / "jobs", storage.root / "artifacts")
+        tracking = background.submit(Tracker, uri, study, f"{storage.location}/jobs", storage.root / "artifacts")
         # Ray and MLflow start side by side; where nothing is left to run there is no need of Ray.
         slots = None
         if fresh or not all(map(storage.is_finished, jobs.jobs)) or (search and not search.exhausted):
@@ -197,31 +205,49 @@ def sweep(
         if fresh:
             _forget(storage, jobs, search, plan_trial)
             search = _open_search(study, storage, source)
-        progress = ProgressLines(graph, estimator, console)
+        board = Board(
+            study.study,
+            graph,
+            estimator,
+            objective=study.search.objective if study.search else None,
+            storage=storage.location,
+            command=["python", "-m", "raylab.sweep", *sys.argv[1:]],
+        )
+        board.behind = lambda: tracker.behind
+        stack.enter_context(StatusFile(board, storage.study_folder(study.study)))
+        progress = ProgressLines(board, console)
         settings = worker_settings(storage, source, study.scaling)
-        searcher = JobSearcher(graph, storage, settings, [progress, tracker], search, plan_trial)
+        searcher = JobSearcher(
+            graph, storage, settings, [board, progress, tracker], search, plan_trial, estimator.seconds
+        )
+        board.hosts = searcher.hosts
         searcher.begin(jobs)
+        note_needs(storage, study.study, graph.jobs)
         if searcher.has_work:
             slots = slots or stack.enter_context(connect(address, study.scaling))
-            progress.slots = slots
+            board.slots = slots
         about = summary_of_plan(jobs.jobs, storage.is_finished, estimator, slots or 1)
         console.print(f"study {study.study}: {about}" + (f"; {slots} at a time" if slots else ""))
         for line in (*(f"note: {note}" for note in jobs.notes), *changes):
             console.print(line, highlight=False, markup=False)
         if slots:
             stack.enter_context(progress)
-            run_jobs(searcher, study.scaling, slots, storage.study_folder(study.study), stop)
+            run_jobs(searcher, study.scaling, slots, stop)
+        if not stop.is_set():
+            board.finish("failed" if graph.count(State.FAILED) else "done")
     estimator.save()
     if stop.is_set():
         tracker.close()
         done = graph.count(State.DONE)
         console.print(f"interrupted: {done} of {len(graph.jobs)} jobs are done; the same command goes on from here")
         return INTERRUPTED
-    return conclude(study, storage, uri, console, tracker, searcher, search)
+    front = search.best() if search is not None and study.keep.models == "best" else ()
+    best = {key for _, values, _ in front for key in plan_trial(values).jobs}
+    return conclude(study, storage, uri, console, tracker, searcher, search, best)
 
 
 def _forget(
-    storage: Storage, jobs: Plan, search: TrialSearch | None, plan_trial: Callable[[Mapping[str, Any]], Plan]
+    storage: Storage, jobs: Plan, search: Search | None, plan_trial: Callable[[Mapping[str, Any]], Plan]
 ) -> None:
     """Discard the results of a study's jobs, those of its trials too, and its search."""
     keys = set(jobs.jobs)
@@ -234,9 +260,10 @@ def _forget(
         storage.discard(key)
 
 
-def _open_search(study: StudyConfig, storage: Storage, source: Source) -> TrialSearch | None:
+def _open_search(study: StudyConfig, storage: Storage, source: Source) -> Search | None:
     if study.search is None:
         return None
+    from raylab.search.population import Population
     from raylab.search.trials import TrialSearch
 
     url = study.search.storage or f"sqlite:///{storage.study_folder(study.study) / 'trials.db'}"
@@ -244,30 +271,13 @@ def _open_search(study: StudyConfig, storage: Storage, source: Source) -> TrialS
     tasks = study.finetune.tasks if study.finetune else ()
     texts = [source.text_fingerprint(language) for language in languages]
     labelled = [source.dataset_fingerprint(task, language) for task, language in product(tasks, languages)]
-    return TrialSearch(study, url, fingerprint([texts, labelled]))
+    kind = TrialSearch if study.search.population is None else Population
+    return kind(study, url, fingerprint([texts, labelled]))
 
 
 def _priority(job: Job, estimator: Estimator) -> float:
     """Inputs of others first; among equals the long ones, so that no long job starts last."""
-    return {"prepare": 2e9, "import": 2e9, "pretrain": 1e9, "finetune": 0.0}[job.kind] + estimator.seconds(job)
-
-
-@contextmanager
-def _only_sweep(storage: Storage, study: StudyConfig) -> Iterator[None]:
-    """Keep a second sweep of the same study out of the same storage."""
-    path = storage.study_folder(study.study) / "lock"
-    with path.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.seek(0)
-            raise InputError(
-                f"study {study.study}: another sweep of it runs ({stream.read().strip()}); wait for it, or stop it"
-            ) from None
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-        stream.flush()
-        yield
+    return {"prepare": 2e9, "import": 2e9, "pretrain": 1e9}.get(job.kind, 0.0) + estimator.seconds(job)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ it missed is logged when it is back, or by the next sweep of the study, which co
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,22 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunStatus, ViewType
+from mlflow.entities import Metric, Param, RunStatus, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from raylab.config import StudyConfig
 from raylab.errors import InputError
+from raylab.news import Fresh, News, final_metrics, leaves, parameters
 from raylab.search.plan import Job
 
-METRICS_PER_BATCH = 1000
-"""MLflow's own limit of one request."""
+METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 90
+"""Below MLflow's own limits of one request: 1000 in all, and 100 parameters."""
 
 PATIENCE_SECONDS = 5.0
 """Between two tries while the server is away."""
 
-Fresh = Iterable[tuple[str, float, int, int]]
+_BREATH_SECONDS = 1.0
+"""Between two looks at what was heard: what came in between is logged together, most short jobs in one go."""
 
 
 class Tracker:
@@ -43,14 +46,19 @@ class Tracker:
     Args:
         uri: MLflow's tracking URI.
         study: The study: its name is the experiment's.
-        jobs_folder: Where the jobs' folders lie, for the `output` tag.
+        jobs_folder: Path or URI of the jobs' folders, for the `output` tag.
         artifacts: Where a database without a server keeps artifacts.
+
+    Attributes:
+        uri: MLflow's tracking URI.
+        experiment: Identifier of the study's experiment.
+        unlogged: After `close`: how many events were not logged.
 
     Raises:
         InputError: Nothing answers at the URI, or the experiment is marked deleted there.
     """
 
-    def __init__(self, uri: str, study: StudyConfig, jobs_folder: Path, artifacts: Path) -> None:
+    def __init__(self, uri: str, study: StudyConfig, jobs_folder: Path | str, artifacts: Path) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.uri = uri
@@ -70,80 +78,157 @@ class Tracker:
             raise InputError(f"--tracking-uri {uri}: no MLflow tracking store answers there ({reason[:200]})") from None
         self._live: dict[str, str] = {}
         self._torn: set[str] = set()  # jobs of which some of the run may be missing
-        self._events: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[News | tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._hurry = threading.Event()
+        self._heard = self._logged = self.unlogged = 0
         self._thread = threading.Thread(target=self._log_events, name="tracking", daemon=True)
         self._thread.start()
-        self.unlogged = 0
 
     # What a listener hears. Each only queues: the driver never waits for MLflow.
 
     def started(self, job: Job) -> None:
         """Begin the job's run, in place of one that an interrupted sweep left."""
-        self._events.put((self._start, job))
+        self._tell(job, begun=time.time())
 
     def measured(self, job: Job, fresh: Fresh, progress: float) -> None:
         """Add measurements to the job's run."""
-        self._events.put((self._measure, job, list(fresh)))
+        if new := list(fresh):
+            self._tell(job, fresh=new)
 
     def done(self, job: Job, record: Mapping[str, Any], *, found: bool) -> None:
         """Complete the job's run, or log it whole where the study's experiment lacks it."""
         if found and self._runs.get(job.key, ("", ""))[1] == "FINISHED":
             return
-        self._events.put((self._finish, job, record))
+        self._tell(job, record=record)
 
     def failed(self, job: Job, error: str, skipped: list[Job]) -> None:
         """Mark the job's run as failed."""
-        self._events.put((self._fail, job, error))
+        self._tell(job, error=error)
+
+    def pruned(self, job: Job, reason: str) -> None:
+        """Mark the job's run as stopped early: MLflow's status for it is KILLED."""
+        self._tell(job, error=reason, stopped=True)
 
     def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None, *, found: bool) -> None:
         """Log one trial of the search: its values as parameters, its objectives as metrics."""
-        params = dict(_leaves(values))
+        params = dict(leaves(values))
         if not (found and self._trials.get(str(number)) == params):
-            self._events.put((self._trial, number, params, scores))
+            self._do(self._trial, number, params, scores)
 
     def summaries(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Log one summary run per language set and variant, in place of all earlier ones."""
-        self._events.put((self._summaries, list(rows)))
+        self._do(self._summaries, list(rows))
 
     def mark_stale(self, keys: Collection[str]) -> None:
         """Mark the runs of jobs that are not of these as stale: the study has changed since they ran.
 
         Analysis leaves stale runs out. A job that comes back loses the mark.
         """
-        self._events.put((self._mark_stale, set(keys)))
+        self._do(self._mark_stale, set(keys))
+
+    @property
+    def behind(self) -> int:
+        """How many events are not logged yet; what came in the last second or two is among them."""
+        return self._heard - self._logged
 
     def flush(self, seconds: float = 60.0) -> bool:
         """Wait until all that was heard is logged; whether it is."""
         written = threading.Event()
-        self._events.put((written.set,))
+        self._do(written.set)
+        self._hurry.set()
         return written.wait(seconds)
 
     def close(self, seconds: float = 30.0) -> None:
         """Log what is left, and stop."""
         self._events.put(None)
+        self._hurry.set()
         self._thread.join(seconds)
-        self.unlogged = self._events.qsize()
+        self.unlogged = self.behind
+
+    def _tell(self, job: Job, **news: Any) -> None:
+        self._heard += 1
+        self._events.put(News(job, **news))
+
+    def _do(self, action: Callable[..., object], *arguments: Any) -> None:
+        self._heard += 1
+        self._events.put((action, *arguments))
 
     # The background thread.
 
     def _log_events(self) -> None:
-        while (event := self._events.get()) is not None:
-            action, *arguments = event
-            while True:
-                try:
-                    action(*arguments)
-                    break
-                except Exception as error:  # MLflow's, or the connection's, of whatever library
-                    if isinstance(arguments[0], Job):
-                        self._torn.add(arguments[0].key)
-                    if isinstance(error, MlflowException) and error.get_http_status_code() < 500:
-                        logging.getLogger(__name__).error("MLflow refused to log: %s", error)
-                        break
-                    time.sleep(PATIENCE_SECONDS)
+        while True:
+            events = [self._events.get()]
+            self._hurry.wait(_BREATH_SECONDS)
+            self._hurry.clear()
+            with contextlib.suppress(queue.Empty):
+                while events[-1] is not None:
+                    events.append(self._events.get_nowait())
+            waiting: dict[str, News] = {}
+            for event in events:
+                if isinstance(event, News):
+                    before = waiting.setdefault(event.job.key, event)
+                    if before is not event:
+                        waiting[event.job.key] = before.followed_by(event)
+                    continue
+                self._log_all(waiting)
+                if event is None:
+                    return
+                self._insist(*event)
+                self._logged += 1
+            self._log_all(waiting)
 
-    def _start(self, job: Job) -> None:
-        self._discard(job)
-        self._create(job, int(time.time() * 1000))
+    def _log_all(self, waiting: dict[str, News]) -> None:
+        for news in waiting.values():
+            self._insist(self._log_job, news)
+            self._logged += news.heard
+        waiting.clear()
+
+    def _insist(self, action: Callable[..., object], *arguments: Any) -> None:
+        """Do something with MLflow, again and again while it is away."""
+        while True:
+            try:
+                action(*arguments)
+                return
+            except Exception as error:  # MLflow's, or the connection's, of whatever library
+                if arguments and isinstance(arguments[0], News):
+                    self._torn.add(arguments[0].job.key)
+                if isinstance(error, MlflowException) and error.get_http_status_code() < 500:
+                    logging.getLogger(__name__).error("MLflow refused to log: %s", error)
+                    return
+                time.sleep(PATIENCE_SECONDS)
+
+    def _log_job(self, news: News) -> None:
+        """Log what was heard of a job, in as few requests as will do: each costs milliseconds."""
+        job, record = news.job, news.record
+        key = job.key
+        new = key not in self._live or news.begun is not None
+        if new:
+            if news.begun is None and record is None and news.error is None:
+                return  # its run could not be made: it will be made from the record
+            self._discard(job)
+            begun = news.begun or (record["started"] if record else time.time())
+            self._create(job, int(begun * 1000))
+        metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in news.fresh]
+        # What is there already is not doubled: MLflow ignores an equal value.
+        if record and (key in self._torn or (new and news.begun is None)):
+            metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in record["history"]]
+        if record:
+            final = {**final_metrics(record["kind"], record["result"]), "seconds": record["seconds"]}
+            metrics += [Metric(name, value, int(record["ended"] * 1000), 0) for name, value in final.items()]
+        params = _params(parameters(job)) if new or key in self._torn else []
+        self._log_batches(self._live[key], metrics, params, news.error)
+        if record or news.error is not None:
+            status = RunStatus.FINISHED if record else RunStatus.KILLED if news.stopped else RunStatus.FAILED
+            ended = int(record["ended"] * 1000) if record else None
+            self._client.set_terminated(self._live[key], RunStatus.to_string(status), ended)
+            del self._live[key]
+            self._torn.discard(key)
+
+    def _log_batches(self, run_id: str, metrics: list[Metric], params: list[Param], error: str | None) -> None:
+        tags = [] if error is None else [RunTag("error", error[:5000])]
+        while metrics or params or tags:
+            self._client.log_batch(run_id, metrics[:METRICS_PER_BATCH], params[:PARAMS_PER_BATCH], tags)
+            metrics, params, tags = metrics[METRICS_PER_BATCH:], params[PARAMS_PER_BATCH:], []
 
     def _discard(self, job: Job) -> None:
         """Delete the job's run, which another takes the place of."""
@@ -155,46 +240,9 @@ class Tracker:
 
     def _create(self, job: Job, started: int) -> None:
         tags = {"kind": job.kind, "key": job.key, "study": self._study.study, **job.labels}
-        tags["output"] = str(self._jobs_folder / job.key)
+        tags["output"] = f"{self._jobs_folder}/{job.key}"
         run = self._client.create_run(self.experiment, start_time=started, tags=tags, run_name=job.name)
         self._live[job.key] = run.info.run_id
-        self._describe(job)
-
-    def _describe(self, job: Job) -> None:
-        config = job.config.model_dump(mode="json")
-        params = {"finetune": config} if job.kind == "finetune" else {**config, **job.context}
-        self._client.log_batch(self._live[job.key], params=_params(params))
-
-    def _measure(self, job: Job, fresh: Sequence[tuple[str, float, int, int]]) -> None:
-        if job.key not in self._live:  # its run could not be made: `_finish` makes it from the record
-            return
-        metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in fresh]
-        for first in range(0, len(metrics), METRICS_PER_BATCH):
-            self._client.log_batch(self._live[job.key], metrics=metrics[first : first + METRICS_PER_BATCH])
-
-    def _finish(self, job: Job, record: Mapping[str, Any]) -> None:
-        if job.key not in self._live:
-            self._discard(job)
-            self._torn.add(job.key)
-            self._create(job, int(record["started"] * 1000))
-        if job.key in self._torn:  # what is there already is not doubled: MLflow ignores an equal value
-            self._describe(job)
-            self._measure(job, record["history"])
-        ended = int(record["ended"] * 1000)
-        final = {**final_metrics(record["kind"], record["result"]), "seconds": record["seconds"]}
-        run_id = self._live[job.key]
-        self._client.log_batch(run_id, metrics=[Metric(name, value, ended, 0) for name, value in final.items()])
-        self._client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), ended)
-        del self._live[job.key]
-        self._torn.discard(job.key)
-
-    def _fail(self, job: Job, error: str) -> None:
-        if job.key not in self._live:
-            self._start(job)
-        run_id = self._live[job.key]
-        self._client.set_tag(run_id, "error", error[:5000])
-        self._client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED))
-        del self._live[job.key]
 
     def _trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
         tags = {"trial": str(number)}
@@ -235,7 +283,7 @@ class Tracker:
         run_id = self._client.create_run(self.experiment, tags=all_tags, run_name=name).info.run_id
         now = int(time.time() * 1000)
         values = [Metric(metric, value, now, 0) for metric, value in metrics.items()]
-        self._client.log_batch(run_id, metrics=values, params=_params(params))
+        self._client.log_batch(run_id, metrics=values, params=_params(dict(leaves(params))))
         self._client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED if failed else RunStatus.FINISHED))
 
     def _find(self, tags: Mapping[str, str]) -> list[str]:
@@ -284,37 +332,5 @@ class Tracker:
                 return
 
 
-def final_metrics(kind: str, result: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that a job's result adds to its history.
-
-    A finetune job gives `chosen_epoch`, `selection` and SPLIT/METRIC/LANGUAGE; any other its numbers by path.
-    """
-    if kind == "finetune":
-        scores = {
-            f"{split}/{metric}/{language}": value
-            for split, languages in result["scores"].items()
-            for language, metrics in languages.items()
-            for metric, value in metrics.items()
-        }
-        return {"chosen_epoch": result["chosen_epoch"], "selection": result["selection"], **scores}
-    return dict(_numbers(result))
-
-
-def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(value, Mapping):
-        for name, inside in value.items():
-            yield from _numbers(inside, f"{path}/{name}" if path else name)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield path, float(value)
-
-
-def _params(config: Mapping[str, Any]) -> list[Param]:
-    return [Param(name, value) for name, value in _leaves(config)]
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for name, inside in value.items():
-            yield from _leaves(inside, f"{path}.{name}" if path else name)
-    elif value is not None:
-        yield path, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _params(values: Mapping[str, str]) -> list[Param]:
+    return [Param(name, value) for name, value in values.items()]

@@ -24,7 +24,11 @@ def kit() -> Path:
 @pytest.fixture(scope="session")
 def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder source of three small made-up languages: text for all, NER for `aa` and `bb`, POS for `aa` alone."""
-    root = tmp_path_factory.mktemp("corpus")
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def make_corpus(root: Path) -> Path:
+    """Write the files of `corpus_folder`."""
     for offset, language in enumerate(("aa", "bb", "cc")):
         text = root / "text" / language
         text.mkdir(parents=True)

@@ -278,7 +278,7 @@ def test_a_dry_run_lists_the_jobs_and_runs_nothing(
             ["{study}", "--set", "search={space: {pretrain.steps: {int: [1, 9]}}, objective: {zero_shot/pos: max}}"],
             "zero_shot/pos",
         ),
-        (["{study}", "--storage", "s3://bucket/x"], "--storage s3://bucket/x"),
+        (["{study}", "--storage", "no://bucket/x"], "--storage no://bucket/x: cannot be reached: Protocol not known"),
         (["{study}", "--storage", "/dev/null/x"], "--storage /dev/null/x: cannot be written"),
     ],
 )

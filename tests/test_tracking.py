@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +307,61 @@ def test_runs_of_an_earlier_version_of_the_study_are_stale_until_they_are_back(u
         tracker.close()
         (run,) = _runs(uri)
         assert ("stale" in run.data.tags) is stale
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_it_makes_no_difference_what_is_logged_together(uri: str, tmp_path: Path, together: bool) -> None:
+    tracker = _tracker(uri, tmp_path)
+    other = replace(FINETUNE, key="cccc")
+    steps = [
+        lambda: tracker.started(FINETUNE),
+        lambda: tracker.measured(FINETUNE, [("epoch/dev/f1", 40.0, 1, 1001000)], 0.5),
+        lambda: tracker.started(other),
+        lambda: tracker.started(FINETUNE),  # its actor died
+        lambda: tracker.measured(FINETUNE, [("epoch/dev/f1", 40.0, 1, 1001000)], 0.5),
+        lambda: tracker.failed(other, "ValueError: no", []),
+        lambda: tracker.measured(FINETUNE, [("epoch/dev/f1", 50.0, 2, 1002000)], 1.0),
+        lambda: tracker.done(FINETUNE, RECORD, found=False),
+    ]
+    for step in steps:
+        step()
+        assert together or tracker.flush()
+    assert tracker.flush()
+    assert tracker.behind == 0
+    tracker.close()
+    runs = {run.data.tags["key"]: run for run in _runs(uri)}
+    assert len(_runs(uri)) == 2
+    assert runs["bbbb"].info.status == "FINISHED"
+    assert runs["bbbb"].data.metrics == {
+        "epoch/dev/f1": 50.0,
+        "chosen_epoch": 2.0,
+        "selection": 50.0,
+        "dev/f1/en": 50.0,
+        "test/f1/en": 48.0,
+        "test/f1/fr": 20.0,
+        "seconds": 1.5,
+    }
+    assert _history(uri, runs["bbbb"], "epoch/dev/f1") == [(1, 40.0), (2, 50.0)]
+    assert runs["cccc"].info.status == "FAILED"
+    assert runs["cccc"].data.params == runs["bbbb"].data.params
+
+
+def test_a_job_that_is_stopped_early_says_why(uri: str, tmp_path: Path) -> None:
+    tracker = _tracker(uri, tmp_path)
+    tracker.started(PRETRAIN)
+    tracker.pruned(PRETRAIN, "worse than half of the others at step 100")
+    tracker.close()
+    (run,) = _runs(uri)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["error"] == "worse than half of the others at step 100"
+
+
+def test_any_number_of_parameters_is_logged(uri: str, tmp_path: Path) -> None:
+    tracker = _tracker(uri, tmp_path)
+    job = replace(PRETRAIN, context={"data": {f"option{n}": n for n in range(250)}})
+    tracker.started(job)
+    tracker.measured(job, [("train/loss", float(step), step, step) for step in range(10)], 0.5)
+    tracker.close()
+    (run,) = _runs(uri)
+    assert all(run.data.params[f"data.option{n}"] == str(n) for n in range(250))
+    assert len(_history(uri, run, "train/loss")) == 10

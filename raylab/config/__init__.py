@@ -20,7 +20,10 @@ from raylab.config.base import (
 from raylab.config.data import DataConfig, TextOptions
 from raylab.config.finetune import ExternalConfig, FinetuneConfig, GridConfig, TaskConfig
 from raylab.config.jobs import FinetuneJob, ImportJob, PrepareJob, PretrainJob
+from raylab.config.keep import KeepConfig
+from raylab.config.population import PopulationConfig
 from raylab.config.pretrain import Change, ConflictConfig, MetaConfig, ModelConfig, PretrainConfig
+from raylab.config.probes import ProbeJob, ProbesConfig
 from raylab.config.search import SearchConfig
 from raylab.config.study import ScalingConfig, StudyConfig
 
@@ -41,11 +44,15 @@ __all__ = [
     "Freeze",
     "GridConfig",
     "ImportJob",
+    "KeepConfig",
     "MetaConfig",
     "ModelConfig",
+    "PopulationConfig",
     "PrepareJob",
     "PretrainConfig",
     "PretrainJob",
+    "ProbeJob",
+    "ProbesConfig",
     "ScalingConfig",
     "SearchConfig",
     "Setting",

@@ -9,7 +9,9 @@ from pydantic import Field
 from raylab.config.base import Config, Language, Positive, PositiveInt, Variant
 from raylab.config.data import DataConfig
 from raylab.config.finetune import ExternalConfig, FinetuneConfig
+from raylab.config.keep import KeepConfig
 from raylab.config.pretrain import ConflictConfig, MetaConfig, ModelConfig, PretrainConfig
+from raylab.config.probes import ProbesConfig
 from raylab.config.search import SearchConfig
 
 
@@ -48,5 +50,7 @@ class StudyConfig(Config):
     conflict: ConflictConfig = ConflictConfig()
     external: ExternalConfig | None = None
     finetune: FinetuneConfig | None = FinetuneConfig()
+    probes: ProbesConfig | None = None
     search: SearchConfig | None = None
     scaling: ScalingConfig = ScalingConfig()
+    keep: KeepConfig = KeepConfig()

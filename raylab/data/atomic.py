@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
 import time
@@ -16,12 +17,14 @@ _LEFT_SECONDS = 3600.0  # a file that is being written changes more often
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Write a file or folder under a temporary name beside `path`, which it takes when the block ends well.
 
     Args:
         path: The final name; its folder is made where it is missing. A file there is replaced; a folder there with
             something in it is not (OSError).
+        durable: Wait until it is on the disk, so that a machine that loses power shortly after has what was there
+            before or all that is new.
 
     Yields:
         The temporary name, hidden and new; nothing is there yet. After an error it is removed.
@@ -30,12 +33,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield temporary
+        if durable:
+            make_durable(temporary)
         temporary.replace(path)
+        if durable:
+            _sync(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def make_durable(path: Path) -> None:
+    """Wait until a file, or all that a folder holds, is on the disk."""
+    for folder, _, files in os.walk(path):
+        for file in files:
+            _sync(Path(folder, file))
+        _sync(Path(folder))
+    if not path.is_dir():
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

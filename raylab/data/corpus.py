@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain, compress
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from raylab.data.location import reach
@@ -20,14 +20,13 @@ from raylab.errors import InputError
 
 SPLITS = ("train", "meta", "valid")
 
-# Independent random numbers of one sentence, all from one hash of its content; columns of `_content_numbers`.
-_IDENTITY, _META, _SUBSAMPLE, _TOKENIZER = range(4)
+_IDENTITY, _SUBSAMPLE = range(2)  # columns of `_content_numbers`
 
 
 def read_blocks(
     path: Path, *, invalid_utf8: InvalidUtf8 = "stop", reading: Reading | None = None
-) -> Iterator[list[str]]:
-    """The sentences of a text file, about 256 KiB at a time.
+) -> Iterator[list[bytes]]:
+    """The sentences of a text file, in UTF-8, about 256 KiB at a time.
 
     Args:
         path: One sentence a line, UTF-8; a byte order mark, blank lines and white space around a line are dropped.
@@ -51,18 +50,24 @@ def read_blocks(
 
 def read_sentences(path: Path, *, invalid_utf8: InvalidUtf8 = "stop", reading: Reading | None = None) -> Iterator[str]:
     """The sentences of a text file, one by one; arguments and errors as `read_blocks`."""
-    return chain.from_iterable(read_blocks(path, invalid_utf8=invalid_utf8, reading=reading))
+    blocks = read_blocks(path, invalid_utf8=invalid_utf8, reading=reading)
+    return map(bytes.decode, chain.from_iterable(blocks))
 
 
 def _content_numbers(sentences: list[bytes]) -> NDArray[np.uint64]:
-    """Four 64-bit random numbers a sentence [n, 4], from its content alone."""
-    digests = [blake2b(sentence, digest_size=32).digest() for sentence in sentences]
-    return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 4)
+    """Two independent 64-bit random numbers a sentence [n, 2], from its content alone and equal on all machines."""
+    digests = b"".join(map(xxhash.xxh3_128_digest, sentences))
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 2)
 
 
-def _below(numbers: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
-    """Whether each number falls into the lowest `share` (0 to 1) of all 64-bit numbers."""
-    return (numbers >> np.uint64(11)) * 2.0**-53 < share
+def _in_meta(numbers: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
+    """Whether each sentence falls into a share (0 to 1) of all, by one half of its identity."""
+    return (numbers[:, _IDENTITY] >> np.uint64(32)) * 2.0**-32 < fraction
+
+
+def _in_tokenizer_sample(numbers: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """As `_in_meta`, by the other half, and so independent of it."""
+    return (numbers[:, _IDENTITY] & np.uint64(2**32 - 1)) * 2.0**-32 < share
 
 
 def split_meta(sentence: str, fraction: float) -> bool:
@@ -72,7 +77,7 @@ def split_meta(sentence: str, fraction: float) -> bool:
         sentence: Without white space around it, as `read_blocks` gives it.
         fraction: Share of the distinct sentences to hold out, from 0 to 1; a larger one holds out the same and more.
     """
-    return bool(_below(_content_numbers([sentence.encode()])[0, _META], fraction))
+    return bool(_in_meta(_content_numbers([sentence.encode()]), fraction)[0])
 
 
 @dataclass(frozen=True)
@@ -132,10 +137,13 @@ class Corpus:
         """
         reading = reading if reading is not None else Reading()
         for sentences, _, meta in self._kept(reading):
+            if not meta.any():
+                yield "train", sentences
+                continue
             yield "train", list(compress(sentences, (~meta).tolist()))
             yield "meta", list(compress(sentences, meta.tolist()))
-        for lines in read_blocks(self.valid, invalid_utf8=self._invalid_utf8, reading=reading):
-            yield "valid", list(map(str.encode, lines))
+        for sentences in read_blocks(self.valid, invalid_utf8=self._invalid_utf8, reading=reading):
+            yield "valid", sentences
 
     def tokenizer_sample(self, share: float) -> Iterator[str]:
         """Sentences of the train split to train a tokenizer on.
@@ -148,15 +156,14 @@ class Corpus:
         """
         for share_of_copy in [1.0] * int(share) + [share % 1.0]:
             for sentences, numbers, meta in self._kept(Reading()):
-                chosen = ~meta & _below(numbers[:, _TOKENIZER], share_of_copy)
+                chosen = ~meta & _in_tokenizer_sample(numbers, share_of_copy)
                 yield from map(bytes.decode, compress(sentences, chosen.tolist()))
 
     def _kept(self, reading: Reading) -> Iterator[tuple[list[bytes], NDArray[np.uint64], NDArray[np.bool_]]]:
         """Blocks of sentences, their content numbers, and whether each is of the meta split."""
         ties = self._subsample.ties if self._subsample else 0
         kept_sentences = train_sentences = 0
-        for lines in read_blocks(self.train, invalid_utf8=self._invalid_utf8, reading=reading):
-            sentences = list(map(str.encode, lines))
+        for sentences in read_blocks(self.train, invalid_utf8=self._invalid_utf8, reading=reading):
             numbers = _content_numbers(sentences)
             new = ~_contains(self._held_out, numbers[:, _IDENTITY])
             reading.dropped_duplicates += len(new) - int(new.sum())
@@ -169,7 +176,7 @@ class Corpus:
             if not keep.all():
                 sentences, numbers = list(compress(sentences, keep.tolist())), numbers[keep]
             if sentences:
-                meta = _below(numbers[:, _META], self._meta_fraction)
+                meta = _in_meta(numbers, self._meta_fraction)
                 kept_sentences += len(sentences)
                 train_sentences += len(sentences) - int(meta.sum())
                 yield sentences, numbers, meta
@@ -203,7 +210,7 @@ def open_corpus(
         InputError: As `read_blocks`.
     """
     blocks = read_blocks(valid, invalid_utf8=invalid_utf8)
-    identities = [_content_numbers(list(map(str.encode, block)))[:, _IDENTITY] for block in blocks]
+    identities = [_content_numbers(block)[:, _IDENTITY] for block in blocks]
     held_out = np.unique(np.concatenate(identities))
     chosen = None if subsample is None else _choose_subsample(train, held_out, subsample, invalid_utf8)
     return Corpus(train, valid, held_out, chosen, meta_fraction, invalid_utf8)
@@ -216,7 +223,7 @@ def _choose_subsample(
     total, limit = 0, np.uint64(2**64 - 1)
     smallest = np.empty(0, dtype=np.uint64)  # holds the `count` smallest so far, and at most as many and a block more
     for sentences in read_blocks(train, invalid_utf8=invalid_utf8):
-        numbers = _content_numbers(list(map(str.encode, sentences)))
+        numbers = _content_numbers(sentences)
         candidates = numbers[~_contains(held_out, numbers[:, _IDENTITY]), _SUBSAMPLE]
         total += len(candidates)
         smallest = np.concatenate([smallest, candidates[candidates < limit]])

@@ -6,10 +6,11 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylab.data.store import token_type
@@ -37,69 +38,78 @@ class StoreEncoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._type = token_type(tokenizer.vocab_size)
-        self._end = array(self._type.char, [tokenizer.eos_id]).tobytes()
         self._by_words = encodes_words_apart(tokenizer)
-        self._takes_bytes = isinstance(tokenizer, SentencePieceTokenizer)
-        self._words: dict[bytes, bytes] = {}
-        self._size = 0
+        self._end = array(self._type.char, [tokenizer.eos_id]).tobytes()
+        self._forget()
 
     def encode_all(
         self, blocks: Iterable[tuple[str, list[bytes]]], num_threads: int = 1
     ) -> Iterator[tuple[str, Tokens]]:
         """What `encode` gives for each block of sentences, beside its name.
 
-        Where the tokenizer does all the work, which needs no Python, it encodes a block while the caller deals with the
-        one before, and the one after is read.
+        Each thread encodes a block: most of that is work of libraries, for which other threads need not wait.
         """
-        if self._by_words:
+        if num_threads == 1:
             for name, sentences in blocks:
-                yield name, self.encode(sentences, num_threads)
+                yield name, self.encode(sentences)
             return
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        with ThreadPoolExecutor(num_threads) as pool:
             waiting: deque[tuple[str, Future[Tokens]]] = deque()
             for name, sentences in blocks:
-                waiting.append((name, pool.submit(self.encode, sentences, num_threads)))
-                if len(waiting) > 1:
+                waiting.append((name, pool.submit(self.encode, sentences)))
+                if len(waiting) > 2 * num_threads:
                     before, tokens = waiting.popleft()
                     yield before, tokens.result()
             for before, tokens in waiting:
                 yield before, tokens.result()
 
-    def encode(self, sentences: Sequence[bytes], num_threads: int = 1) -> Tokens:
-        """The tokens of sentences.
-
-        Args:
-            sentences: In UTF-8, without line ends.
-            num_threads: Threads of the tokenizer, for what is not remembered.
-        """
-        if not self._by_words:
-            return self._encode_sentences(sentences, num_threads)
-        words = b" \n ".join([*sentences, b""]).split(b" ") if sentences else []
-        new = set(words).difference(self._words)
-        if new:
-            self._learn(list(new), words, num_threads)
-        tokens = np.frombuffer(b"".join(map(self._words.__getitem__, words)), self._type)
+    def encode(self, sentences: Sequence[bytes]) -> Tokens:
+        """The tokens of sentences, given in UTF-8, without line ends."""
+        tokens = self._encode_words(sentences) if self._by_words else self._encode(sentences)
         ends = np.flatnonzero(tokens == self._tokenizer.eos_id)
         assert len(ends) == len(sentences)
         return tokens, np.diff(ends, prepend=-1)
 
-    def _learn(self, new: list[bytes], words: list[bytes], num_threads: int) -> None:
-        if self._size > _CACHE_BYTES:
-            self._words, self._size = {}, 0
-            new = list(set(words))
-        self._size += sum(map(len, new)) + _ENTRY_BYTES * len(new)
-        ids = self._tokenizer.encode_batch(list(map(bytes.decode, new)), num_threads=num_threads)
-        kind = self._type.char
-        self._words.update(zip(new, [array(kind, row).tobytes() for row in ids], strict=True))
-        self._words[b"\n"] = self._end
+    def _encode_words(self, sentences: Sequence[bytes]) -> NDArray[Any]:
+        # A word has the space before it, and a line end is a word of its own: so the words of a text lie end to end.
+        text = b" %b\n" % b"\n ".join(sentences) if sentences else b""
+        codes = np.frombuffer(text, np.uint8)
+        starts = np.flatnonzero((codes == 0x20) | (codes == 0x0A))
+        words = _binary_array(np.append(starts, len(text)), text).dictionary_encode()
+        tokens = self._tokens_of(words.dictionary.to_pylist())
+        ends = np.cumsum(np.fromiter(map(len, tokens), np.int64, len(tokens)))
+        chosen = _binary_array(np.append(0, ends), b"".join(tokens)).take(words.indices)
+        return np.frombuffer(chosen.buffers()[2], self._type)
 
-    def _encode_sentences(self, sentences: Sequence[bytes], num_threads: int) -> Tokens:
-        texts: Any = sentences if self._takes_bytes else list(map(bytes.decode, sentences))
-        ids = self._tokenizer.encode_batch(texts, num_threads=num_threads)
-        for row in ids:
-            row.append(self._tokenizer.eos_id)
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        return np.fromiter(chain.from_iterable(ids), self._type, int(lengths.sum())), lengths
+    def _tokens_of(self, words: list[bytes]) -> list[bytes]:
+        """The tokens of words, each of which is there once."""
+        found = list(map(self._words.get, words))
+        new = [word for word, tokens in zip(words, found, strict=True) if tokens is None]
+        learned = iter(self._learn(new) if new else ())
+        return [next(learned) if tokens is None else tokens for tokens in found]
+
+    def _learn(self, new: list[bytes]) -> list[bytes]:
+        ids = self._encode(new)
+        ends = np.flatnonzero(ids == self._tokenizer.eos_id).tolist()
+        data, size = ids.tobytes(), self._type.itemsize
+        tokens = [data[size * start + size : size * end] for start, end in pairwise([-1, *ends])]
+        if self._size > _CACHE_BYTES:
+            self._forget()
+        self._words.update(zip(new, tokens, strict=True))
+        self._size += sum(map(len, new)) + _ENTRY_BYTES * len(new)
+        return tokens
+
+    def _forget(self) -> None:
+        self._words, self._size = {b"\n": self._end}, 0
+
+    def _encode(self, texts: Sequence[bytes]) -> NDArray[Any]:
+        return self._tokenizer.encode_joined(texts).astype(self._type)
+
+
+def _binary_array(bounds: NDArray[np.int64], data: bytes) -> Any:
+    """An array of Arrow's of byte strings that lie end to end."""
+    buffers = [None, pa.py_buffer(bounds.astype(np.int32)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.binary(), len(bounds) - 1, buffers)
 
 
 def encodes_words_apart(tokenizer: Tokenizer) -> bool:

@@ -94,19 +94,21 @@ def reach(name: str, action: Callable[[], _T]) -> _T:
     except InputError:
         raise
     except FileNotFoundError as error:  # fsspec raises it where a server does not answer, too
-        because = f" ({_one_line(error.__cause__)})" if error.__cause__ else ""
+        because = f" ({one_line(error.__cause__)})" if error.__cause__ else ""
         raise InputError.at(name, None, f"no such file or folder{because}") from None
     except ImportError as error:
-        raise InputError.at(name, None, f"{_one_line(error)}; {_remedy(name)}") from None
+        raise InputError.at(name, None, f"{one_line(error)}; {remedy(name)}") from None
     except Exception as error:
-        raise InputError.at(name, None, f"cannot be read: {_one_line(error)}") from None
+        raise InputError.at(name, None, f"cannot be read: {one_line(error)}") from None
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _remedy(name: str) -> str:
+def remedy(name: str) -> str:
+    """What to install so that a URL of this kind can be opened."""
     protocol = name.partition(":")[0]
     if protocol in _EXTRAS:
         return f"pip install '{_EXTRAS[protocol]}'"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,6 +28,12 @@ LONGEST_LINE = 8 << 20
 _BLOCK_BYTES = 1 << 18  # what a core's cache holds: SentencePiece is a tenth slower on larger blocks
 _ROWS_AT_ONCE = 256
 _BREAKS = re.compile("[\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # what `str.splitlines` ends a line at, beside \n
+_ASCII_BREAKS = b"\v\f\r\x1c\x1d\x1e"
+_BREAKS_TO_SPACES = bytes.maketrans(_ASCII_BREAKS, b" " * len(_ASCII_BREAKS))
+_OTHER_SPACES = np.array(  # the UTF-8 of white space that is not ASCII, sorted; a last one that is none
+    [0xC285, 0xC2A0, 0xE19A80, *range(0xE28080, 0xE2808B), 0xE280A8, 0xE280A9, 0xE280AF, 0xE2819F, 0xE38080, 1 << 24]
+)
+_ARE_BREAKS = np.isin(_OTHER_SPACES, [0xC285, 0xE280A8, 0xE280A9])
 _REENCODE = "re-encode the file as UTF-8, or set data.invalid_utf8: skip"
 
 
@@ -56,10 +63,42 @@ def split_lines(text: str) -> list[str]:
     return [line for line in map(str.strip, lines) if line]
 
 
+def split_utf8(block: bytes) -> list[bytes]:
+    """What `split_lines` gives for a text in UTF-8, in UTF-8, in half the time."""
+    if any(mark in block for mark in _ASCII_BREAKS):
+        block = block.translate(_BREAKS_TO_SPACES)
+    lines = block.split(b"\n")
+    if b"\x1f" in block:  # white space for `str.strip` alone
+        return list(map(str.encode, split_lines(block.decode())))
+    if not block.isascii():
+        for number in _lines_with_rare_spaces(block):
+            lines[number] = "".join(split_lines(lines[number].decode())).encode()
+    return list(filter(None, map(bytes.strip, lines)))
+
+
+def _lines_with_rare_spaces(block: bytes) -> list[int]:
+    """Numbers of the lines with a line end that `bytes.split` does not know, or with white space that `bytes.strip`
+    does not know and may come to: it is beside other white space or a line end.
+    """
+    codes = np.frombuffer(b"\n%b\n\n" % block, np.uint8)
+    starts = np.flatnonzero((codes == 0xC2) | (codes - np.uint8(0xE1) < 3))  # of characters that may be white space
+    first, second, third = (codes[starts + place].astype(np.int32) for place in range(3))
+    short = first == 0xC2
+    characters = np.where(short, first << 8 | second, first << 16 | second << 8 | third)
+    kinds = np.searchsorted(_OTHER_SPACES, characters)
+    spaces = np.flatnonzero(_OTHER_SPACES[kinds] == characters)
+    if not len(spaces):
+        return []
+    starts, kinds, ends = starts[spaces], kinds[spaces], (starts + np.where(short, 2, 3))[spaces]
+    rare = starts[_ARE_BREAKS[kinds] | (codes[starts - 1] <= 0x20) | (codes[ends] <= 0x20)]
+    numbers: list[int] = np.unique(np.searchsorted(np.flatnonzero(codes[1:] == 0x0A), rare - 1)).tolist()
+    return numbers
+
+
 def read_lines(
     stream: BinaryIO, name: str, *, invalid_utf8: InvalidUtf8 = "stop", reading: Reading | None = None
-) -> Iterator[list[str]]:
-    """The lines of a stream of UTF-8, as `split_lines` gives them, about 256 KiB at a time.
+) -> Iterator[list[bytes]]:
+    """The lines of a stream of UTF-8, as `split_utf8` gives them, about 256 KiB at a time.
 
     Args:
         stream: What to read; a byte order mark at its start is dropped.
@@ -76,10 +115,11 @@ def read_lines(
         if first == 1:
             block = block.removeprefix(codecs.BOM_UTF8)
         try:
-            text = block.decode()
+            block.decode()
         except UnicodeDecodeError:
-            text = "\n".join(line for _, line in _decode_lines(block, first, name, invalid_utf8, reading))
-        if lines := split_lines(text):
+            valid = (line for _, line in _decode_lines(block, first, name, invalid_utf8, reading))
+            block = "\n".join(valid).encode()
+        if lines := split_utf8(block):
             yield lines
 
 
@@ -99,7 +139,7 @@ def _line_blocks(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
             )
         if end:
             yield number, block[:end]
-            number += block.count(b"\n", 0, end)
+            number += int(np.count_nonzero(np.frombuffer(block, np.uint8, end) == 0x0A))  # faster than bytes.count
         begun = block[end:]
     if begun:
         yield number, begun
@@ -143,7 +183,10 @@ def read_records(
             inner = Reading()
             stream: Any = _Guarded(_decompressed(raw, file), file)
             lines = (
-                read_lines(stream, file.name, invalid_utf8=invalid_utf8, reading=inner)
+                (
+                    list(map(bytes.decode, block))
+                    for block in read_lines(stream, file.name, invalid_utf8=invalid_utf8, reading=inner)
+                )
                 if file.format == "text"
                 else _read_json(stream, file.name, text_field, invalid_utf8, inner)
             )

@@ -10,7 +10,7 @@ languages may lie elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -43,6 +43,7 @@ class Source:
         text_root: Location of the folders of text, if it is not `root/text`.
         cache: Where text that is not plain is kept as plain text, if anywhere.
         aliases: Names that stand for a language beside its own: all that it has is theirs.
+        config: What it was opened by.
     """
 
     root: Path
@@ -51,9 +52,31 @@ class Source:
     text_root: str | None = None
     cache: Path | None = None
     aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
+    config: DataConfig | None = field(default=None, repr=False, compare=False)
     _fingerprints: dict[tuple[str, ...], str | None] = field(default_factory=dict, repr=False, compare=False)
     _found: dict[tuple[str, str], Datasets] = field(default_factory=dict, repr=False, compare=False)
     _text_files: dict[str, dict[str, list[TextFile]]] = field(default_factory=dict, repr=False, compare=False)
+
+    def on_this_node(self, storage: Path) -> Source:
+        """The same data where the storage's folder is another than on the machine that opened the source.
+
+        What lies in that folder is made again where it is missing: the demo, and copies of remote labelled data.
+
+        Args:
+            storage: As for `open_source`.
+
+        Raises:
+            InputError: The remote data have changed since, or cannot be read.
+        """
+        if self.cache is None or self.cache.parent == storage:
+            return self
+        if self.config is None or self.cache.parent not in self.root.parents:
+            return replace(self, cache=storage / "text")
+        root = _demo_folder(self.config, storage / "demo") if self.config.source == "demo" else None
+        root = root or _copy_labelled(self.config.source, storage / "labelled")
+        if root.name != self.root.name:  # of which the jobs' keys are made
+            raise InputError(f"data.source: {self.config.source} has changed since the sweep began; start it again")
+        return replace(self, root=root, cache=storage / "text", _found={}, _text_files={})
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -165,7 +188,7 @@ def open_source(config: DataConfig, storage: Path) -> Source:
         root = Path(config.source).expanduser().resolve()  # workers have another working directory
         if not root.is_dir():
             raise InputError(f"data.source: no folder {root}; `demo`, or a folder with text/LANG/train.txt, would do")
-    source = Source(root, labelled, dict(config.text), text_root, storage / "text", dict(config.aliases))
+    source = Source(root, labelled, dict(config.text), text_root, storage / "text", dict(config.aliases), config)
     if not source.languages:
         raise InputError(f"data.source: {config.source} has no text/LANG; one folder a language is expected")
     return source

@@ -9,8 +9,9 @@ import io
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,6 +171,11 @@ class Tokenizer(ABC):
     def encode_batch(self, texts: Sequence[str], *, num_threads: int = 1) -> list[list[int]]:
         """The token ids of each text, as `encode` gives them, several times as fast."""
 
+    def encode_joined(self, texts: Sequence[bytes]) -> NDArray[Any]:
+        """The token ids of texts in UTF-8, as `encode` gives them, in one array with `eos_id` behind each text."""
+        ids = self.encode_batch(list(map(bytes.decode, texts)))
+        return np.fromiter(chain.from_iterable(chain(row, (self.eos_id,)) for row in ids), np.int32)
+
     @abstractmethod
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         """The token ids of each word of a sentence; joined, they are the sentence's (of unigram models, nearly always).
@@ -205,6 +211,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.begin = self.between = self.end = (self.eos_id,)  # so sentences stand in pretraining
         self.starts_word = np.zeros(self.vocab_size, dtype=bool)
         self.starts_word[: len(pieces)] = [piece.startswith(_WORD_START) for piece in pieces]
+        self._encode_to_buffers = _encode_to_buffers(self._processor)
 
     def _behind(self) -> int:
         """A new id behind all others."""
@@ -214,6 +221,13 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str], *, num_threads: int = 1) -> list[list[int]]:
         """The token ids of each text."""
         return self._processor.encode(list(texts), out_type=int, num_threads=num_threads)
+
+    def encode_joined(self, texts: Sequence[bytes]) -> NDArray[Any]:
+        """The token ids of texts in UTF-8, each with `eos_id` behind it, without a Python object for each."""
+        if self._encode_to_buffers is None:
+            return super().encode_joined(texts)
+        end = np.int32(self.eos_id).tobytes()
+        return np.frombuffer(end.join([*self._encode_to_buffers(list(texts)), b""]), np.int32)
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         """The token ids of each word."""
@@ -226,6 +240,27 @@ class SentencePieceTokenizer(Tokenizer):
             (found["ids"], [_without_space(text, span) for span in found["offsets"]])
             for text, found in zip(texts, encoded, strict=True)
         ]
+
+
+def _encode_to_buffers(processor: Any) -> Callable[[list[bytes]], list[Any]] | None:
+    """SentencePiece's encoding of many texts to a buffer of int32 each, which only its own wrapper calls by now.
+
+    That makes an array of each buffer, which takes half as long again as the encoding. None where another version of
+    SentencePiece has no such function, or one that does otherwise.
+    """
+
+    def encode(texts: list[bytes]) -> list[Any]:
+        # threads and their pool; sampling, its best paths and smoothing; <s>, </s>, in reverse
+        buffers: list[Any] = processor._processor._EncodeAsBufferBatch(
+            texts, 1, None, False, -1, 0.1, False, False, False
+        )
+        return buffers
+
+    sample = "the cat, 3 \u00e9"
+    try:
+        return encode if bytes(encode([sample.encode()])[0]) == np.int32(processor.encode(sample)).tobytes() else None
+    except (AttributeError, IndexError, TypeError):
+        return None
 
 
 class HuggingFaceTokenizer(Tokenizer):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from raylab.config import ADAPTER_VARIANTS, FinetuneJob, ModelConfig, PretrainJob
+from raylab.config.probes import ProbeJob
 from raylab.data.atomic import atomic_path
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
@@ -73,10 +74,14 @@ class Estimator:
 
     def seconds(self, job: Job) -> float:
         """Estimated seconds of one job, with all its workers."""
-        ratios = self._ratios[job.kind]
-        workers = self._workers(job)
-        seconds = self._counted(job) * (statistics.median(ratios) if ratios else 1.0)
+        workers = self.workers(job)
+        seconds = self.counted(job) * self.correction(job.kind)
         return seconds / workers + (WORKERS_SECONDS if workers > 1 else 0.0)
+
+    def correction(self, kind: str) -> float:
+        """Real over counted seconds of the last jobs of a kind; 1 before any was timed."""
+        ratios = self._ratios[kind]
+        return statistics.median(ratios) if ratios else 1.0
 
     def has_timed(self, kind: str) -> bool:
         """Whether jobs of this kind have run over this storage."""
@@ -84,12 +89,12 @@ class Estimator:
 
     def slot_seconds(self, job: Job) -> float:
         """Estimated seconds that one job takes of all slots together: what adds up over jobs that run side by side."""
-        return self.seconds(job) * self._workers(job)
+        return self.seconds(job) * self.workers(job)
 
     def learn(self, job: Job, record: Mapping[str, Any]) -> None:
         """Take note of how long a job really took."""
         ratios = self._ratios[job.kind]
-        ratios.append(record["seconds"] * record.get("workers", 1) / self._counted(job))
+        ratios.append(record["seconds"] * record.get("workers", 1) / self.counted(job))
         del ratios[:-50]
 
     def save(self) -> None:
@@ -97,10 +102,11 @@ class Estimator:
         with atomic_path(self._path) as temporary:
             temporary.write_text(json.dumps(self._ratios), encoding="utf-8")
 
-    def _workers(self, job: Job) -> int:
+    def workers(self, job: Job) -> int:
+        """How many workers a job has, each in a slot of its own."""
         return self._num_workers if job.kind == "pretrain" else 1
 
-    def _counted(self, job: Job) -> float:
+    def counted(self, job: Job) -> float:
         """Seconds of one worker, by count."""
         if isinstance(job.config, PretrainJob):
             config = job.config
@@ -119,6 +125,12 @@ class Estimator:
                 3.5 * sentences * forward / self._flops_per_second() + sentences / job.config.batch_size * STEP_SECONDS
             )
             return job.config.epochs * epoch
+        if isinstance(job.config, ProbeJob):
+            probed = self._jobs[job.inputs[0]].config
+            assert isinstance(probed, PretrainJob)
+            tokens, length = job.config.sequences * job.config.sequence_length, job.config.sequence_length
+            passes = 3.0 if job.config.probe == "gradients" else 2.2  # a mask needs no gradient of the weights
+            return passes * tokens * _forward_flops(probed.model, probed.variant, length) / self._flops_per_second()
         return PREPARE_SECONDS
 
     def _flops_per_second(self) -> float:
@@ -130,6 +142,52 @@ class Estimator:
             torch.set_num_threads(threads)
             self._rate = EFFICIENCY * 2 * 512**3 / best
         return self._rate
+
+
+class Remaining:
+    """Estimated work of the jobs that have not ended: a sum that is kept, for there may be many thousands.
+
+    Args:
+        estimator: Knows each job's work, and what it has come to.
+    """
+
+    def __init__(self, estimator: Estimator) -> None:
+        self._estimator = estimator
+        self._jobs: dict[str, tuple[str, float, float]] = {}
+        self._counted: defaultdict[str, float] = defaultdict(float)
+        self._fixed = 0.0
+
+    def add(self, job: Job) -> None:
+        """A job is to be done."""
+        workers = self._estimator.workers(job)
+        fixed = WORKERS_SECONDS * workers if workers > 1 else 0.0
+        self._jobs[job.key] = (job.kind, self._estimator.counted(job), fixed)
+        self._take(self._jobs[job.key], 1.0)
+
+    def remove(self, key: str) -> None:
+        """A job has ended; one that was not to be done counts for nothing."""
+        if key in self._jobs:
+            self._take(self._jobs.pop(key), -1.0)
+
+    def slot_seconds(self, under_way: Mapping[str, float]) -> float:
+        """Estimated seconds of all slots together.
+
+        Args:
+            under_way: The share that is done of the jobs that run, by key.
+        """
+        counted = dict(self._counted)
+        fixed = self._fixed
+        for key, share in under_way.items():
+            if key in self._jobs:
+                kind, work, own = self._jobs[key]
+                counted[kind] -= share * work
+                fixed -= share * own
+        return max(0.0, fixed + sum(self._estimator.correction(kind) * work for kind, work in counted.items()))
+
+    def _take(self, entry: tuple[str, float, float], sign: float) -> None:
+        kind, work, fixed = entry
+        self._counted[kind] += sign * work
+        self._fixed += sign * fixed
 
 
 def training_flops(job: PretrainJob) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from raylab.data.source import Source
 from raylab.model.matmul import use_widest_matmul
+from raylab.search.disk import DiskFullError, full_disk_said
 from raylab.search.jobs import Report, start
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
@@ -83,9 +85,11 @@ class Execution:
         self.history: list[Stamped] = []
         self._seconds = 0.0
         self._started = time.time()
-        self._run: Run = start(
-            job, storage, source, device, report, workers=workers, accumulation=accumulation, compile=compile
-        )
+        storage.begin(job.key)
+        with full_disk_said(storage.root):
+            self._run: Run = start(
+                job, storage, source, device, report, workers=workers, accumulation=accumulation, compile=compile
+            )
         state = self._read_checkpoint(device)
         if state is not None:
             self._run.load_state(state["run"])
@@ -105,9 +109,13 @@ class Execution:
 
         Returns:
             What was measured, and whether the job is done.
+
+        Raises:
+            DiskFullError: There is no room for what it leaves; its last checkpoint stays.
         """
         begun = time.perf_counter()
-        fresh = self._stamp(self._run.advance(seconds)) if not self._run.finished else []
+        with full_disk_said(self._storage.root):
+            fresh = self._stamp(self._run.advance(seconds)) if not self._run.finished else []
         self._seconds += time.perf_counter() - begun
         leads = self._workers.rank == 0
         if self._run.finished:
@@ -115,7 +123,9 @@ class Execution:
                 self._finish()
             return fresh, True
         if leads and time.monotonic() - self._saved > self._checkpoint_seconds:
-            self.save()
+            self._saved = time.monotonic()
+            with suppress(DiskFullError):  # there may be room the next time, or at least at the end
+                self.save()
         return fresh, False
 
     def save(self) -> None:
@@ -156,8 +166,9 @@ class Execution:
     def _finish(self) -> None:
         begun = time.perf_counter()
         folder = self._storage.folder(self._job.key)
-        folder.mkdir(parents=True, exist_ok=True)
-        result = self._run.finish(folder)
+        with full_disk_said(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            result = self._run.finish(folder)
         self._seconds += time.perf_counter() - begun
         record = {
             "key": self._job.key,

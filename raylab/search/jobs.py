@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raylab.config import FinetuneJob, ImportJob, PrepareJob, PretrainJob
+from raylab.config.probes import ProbeJob
 from raylab.data.prepare import prepare
 from raylab.data.source import Source
 from raylab.model import import_model
@@ -22,6 +23,13 @@ from raylab.train.run import Measurement, Run
 Report = Callable[[str, float], None]
 """Told what is being done and the share that is done, by work that `Run.advance` does not cut into pieces."""
 
+_UNUSED: dict[str, tuple[str, ...]] = {
+    "pretrain": ("model", "snapshots"),
+    "finetune": ("tokens", "snapshots", "state.pt"),
+    "probe": ("state.pt",),
+}
+"""What of its inputs a job does not read."""
+
 
 def start(
     job: Job,
@@ -34,7 +42,7 @@ def start(
     accumulation: int = 1,
     compile: bool = False,
 ) -> Run:
-    """Begin a job whose inputs are finished.
+    """Begin a job whose inputs are finished; what it needs of them is brought to this node.
 
     Args:
         job: The job.
@@ -46,12 +54,16 @@ def start(
         accumulation: Passes in which each worker takes its share of a batch when pretraining.
         compile: Compile the encoder's layers when pretraining.
     """
+    source = source.on_this_node(storage.root)
+    storage.fetch(job.inputs, without=_UNUSED.get(job.kind, ()))
     if isinstance(job.config, PrepareJob):
         return WholeRun(partial(prepare, job.config, source, storage.folder(job.key), report))
     if isinstance(job.config, PretrainJob):
         return PretrainRun(
             job.config,
             prepared_folder=storage.folder(job.inputs[0]),
+            folder=storage.folder(job.key),
+            before=storage.folder(job.inputs[1]) if len(job.inputs) > 1 else None,
             device=device,
             workers=workers,
             accumulation=accumulation,
@@ -61,6 +73,17 @@ def start(
         model, revision, tokenizer = job.config.model, job.config.revision, job.config.tokenizer
         folder = storage.folder(job.key)
         return WholeRun(partial(import_model, model, folder, revision=revision, tokenizer=tokenizer, report=report))
+    if isinstance(job.config, ProbeJob):
+        from raylab.probes.run import ProbeRun
+
+        pretrained, prepared = map(storage.folder, job.inputs)
+        return ProbeRun(
+            job.config,
+            model_folder=pretrained / "model",
+            snapshots_folder=pretrained / "snapshots",
+            prepared_folder=prepared,
+            device=device,
+        )
     return _finetune(job, job.config, storage, source, device)
 
 

@@ -18,7 +18,6 @@ from raylab.config import (
     ADAPTER_VARIANTS,
     CONFLICT_VARIANTS,
     LANGUAGE_SPECIFIC_VARIANTS,
-    NOT_SEARCHED,
     ConflictConfig,
     FinetuneConfig,
     FinetuneJob,
@@ -31,11 +30,13 @@ from raylab.config import (
     TextOptions,
     Variant,
 )
+from raylab.config.probes import ProbeJob, probe_jobs
 from raylab.data.extract import relevant_options
 from raylab.data.prepare import TRAINED_TOKENIZERS, tokenizer_fingerprint
 from raylab.data.source import Source
 from raylab.hashing import fingerprint
 from raylab.model import model_fingerprint
+from raylab.study.space import variants_of
 
 FORMAT = 1
 """Part of every key: raised when the same configuration comes to mean other results."""
@@ -59,7 +60,7 @@ class Job:
 
     kind: Kind
     key: str
-    config: PrepareJob | PretrainJob | ImportJob | FinetuneJob
+    config: PrepareJob | PretrainJob | ImportJob | FinetuneJob | ProbeJob
     inputs: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict, hash=False, compare=False)
     context: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
@@ -70,7 +71,7 @@ class Job:
     @property
     def name(self) -> str:
         """A name for people: what runs are called in MLflow and in the progress lines."""
-        shown = ("task", "train_language", "variant", "languages")
+        shown = ("probe", "task", "train_language", "variant", "languages")
         words = [self.kind, *(self.labels[label] for label in shown if label in self.labels)]
         if isinstance(self.config, FinetuneJob):
             words += [f"lr={self.config.learning_rate:g}", f"bs={self.config.batch_size}"]
@@ -128,8 +129,7 @@ def plan(study: StudyConfig, source: Source, variants: Iterable[Variant] | None 
 
 def searched_variants(study: StudyConfig) -> tuple[Variant, ...]:
     """The variants that a study's search trains."""
-    assert study.search is not None
-    return study.search.variants or tuple(variant for variant in study.variants if variant not in NOT_SEARCHED)
+    return variants_of(study)
 
 
 def _languages_of_models(study: StudyConfig, languages: tuple[str, ...], variant: Variant) -> list[tuple[str, ...]]:
@@ -169,6 +169,9 @@ def _plan_model(
             until = {} if segment.pretrain.until is None else {"until": str(segment.pretrain.until)}
             result.add(Job("pretrain", key, segment, inputs, {**labels, **until}, context))
             inputs = (prepare.key, key)
+            for probe in probe_jobs(study.probes, segment):
+                if segment is config or probe.snapshot_every:  # models on the way, or the one at the end
+                    result.add(_probe_job(probe, key, prepare.key, labels))
         inputs = (key, prepare.key)
     if study.finetune:
         for job in _finetune_jobs(result, study.finetune, source, languages, seed, inputs, labels):
@@ -194,6 +197,11 @@ def _absolute(model: str) -> str:
     """The path of a local folder, as workers in another working directory find it; a name on the hub as it is."""
     folder = Path(model).expanduser()
     return str(folder.resolve()) if folder.is_dir() else model
+
+
+def _probe_job(config: ProbeJob, model: str, prepared: str, labels: dict[str, str]) -> Job:
+    key = _key("probe", config.model_dump(mode="json"), (model, prepared))
+    return Job("probe", key, config, (model, prepared), {**labels, "probe": config.probe, "checkpoint": model})
 
 
 def _prepare_job(study: StudyConfig, source: Source, languages: tuple[str, ...]) -> Job:

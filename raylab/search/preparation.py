@@ -127,6 +127,7 @@ def describe(study: StudyConfig, jobs: Sequence[Job], storage: Storage, source: 
     """
     text = []
     for job in jobs:
+        storage.fetch([job.key], without=("tokens",))
         prepared = Prepared(storage.folder(job.key))
         probabilities = language_probabilities(prepared.sizes, study.pretrain.temperature)
         by_language = {

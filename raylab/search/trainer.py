@@ -26,7 +26,7 @@ from ray.util.placement_group import get_current_placement_group
 
 # Read when a controller is made.
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how late the end, or the death, of a worker is seen
-os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one more actor; checkpoints are written without it
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one more actor; `Vigil` sees it without
 
 
 class TrialTrainer(TorchTrainer):
@@ -39,8 +39,6 @@ class TrialTrainer(TorchTrainer):
 
     def kill(self, fit: threading.Thread) -> None:
         """Kill the workers, and wait for the thread that runs `fit`, which raises an error then."""
-        self.run_config.failure_config.max_failures = 0
-        self.run_config.failure_config.controller_failure_limit = 0
         while fit.is_alive():
             group = self._controller.get_worker_group() if self._controller is not None else None
             if group is not None:
@@ -48,6 +46,13 @@ class TrialTrainer(TorchTrainer):
                     for worker in group.get_workers():
                         ray.kill(worker.actor)
             fit.join(0.1)
+
+    def nodes(self) -> set[str]:
+        """The nodes of the workers, as Ray names them; none while they start."""
+        group = self._controller.get_worker_group() if self._controller is not None else None
+        with contextlib.suppress(ValueError):  # it has ended meanwhile
+            return {worker.metadata.node_id for worker in group.get_workers()} if group is not None else set()
+        return set()
 
     def _create_default_callbacks(self) -> list[Any]:
         needed = (AcceleratorSetupCallback, BackendSetupCallback)

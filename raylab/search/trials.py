@@ -6,24 +6,83 @@ score on dev sets; test scores are never read here.
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from raylab.config import SearchConfig, StudyConfig
-from raylab.errors import InputError
 from raylab.hashing import fingerprint
-from raylab.search.plan import Job
-from raylab.seeding import seed_of
-from raylab.study import value_at
-from raylab.tasks import get_task
+from raylab.search.database import open_storage, patiently
+from raylab.search.objectives import Results, measurements, objectives
+from raylab.search.samplers import JOINT, distribution, draw, from_optuna, grid, make_sampler, to_optuna
+from raylab.search.warm_start import MEASURED, ORIGIN, QUESTION, earlier_trials, question_of
+from raylab.study.parameters import VARIANT, Parameter, parse, value_of
+from raylab.study.sampler import contains
+from raylab.study.space import search_space, variants_of
+
+__all__ = ["Search", "TrialSearch", "distribution_of", "holds", "objectives", "open_storage", "search_name"]
+
+Values = Mapping[str, Any]
+"""Of the searched fields, by dotted path."""
+
+_ABANDONED = "abandoned"  # a trial that was cut off before all its values were drawn: it is none
+_REPORTED = "perplexity"  # of a trial: how far it was behind, for early stopping
+
+_Found = dict[int, tuple[dict[str, Any], dict[str, float]]]
+
+
+class Search(Protocol):
+    """What tells the sweep which trials to run, and is told how good they were."""
+
+    config: SearchConfig
+    name: str
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing more will be asked, and all is told."""
+
+    @property
+    def all_asked(self) -> bool:
+        """Whether `ask` will never give another trial."""
+
+    def under_way(self) -> dict[int, dict[str, Any]]:
+        """Values of the trials that were asked for and not yet told, by number: an interrupted sweep left them."""
+
+    def complete(self) -> _Found:
+        """Values and scores of the trials that were told how good they are, by number."""
+
+    def failed(self) -> list[int]:
+        """Numbers of the trials of which a job failed."""
+
+    def pruned(self) -> list[int]:
+        """Numbers of the trials that were stopped early."""
+
+    def ask(self) -> tuple[int, dict[str, Any]] | None:
+        """Number and values of the next trial; None where there is nothing to ask now."""
+
+    def score(self, results: Results) -> dict[str, float] | None:
+        """A trial's scores from the results of all its jobs; None where they lack one."""
+
+    def tell(self, number: int, scores: Mapping[str, float] | None) -> None:
+        """How good a trial was: what `score` gave, or None where a job of it failed."""
+
+    def prune(self, number: int, reason: str) -> None:
+        """A trial was stopped early."""
+
+    def best(self) -> list[tuple[int, dict[str, Any], dict[str, float]]]:
+        """The best trial or, for several objectives, the Pareto front: number, values, scores."""
+
+    def discard(self) -> None:
+        """Forget all trials."""
 
 
 class TrialSearch:
-    """The search of one study, persistent: opened again, it goes on where it was.
+    """The search of one study with one of Optuna's samplers, persistent: opened again, it goes on where it was.
 
     Args:
         study: A study with a `search` section.
@@ -31,133 +90,295 @@ class TrialSearch:
         data: Fingerprint of the data; other data is another search.
 
     Raises:
-        InputError: The storage cannot be opened.
+        InputError: The storage cannot be opened, or an earlier search that is to inform this one does not fit.
+
+    Attributes:
+        config: The study's search.
+        name: What Optuna calls it.
+        space: What it varies.
     """
 
     def __init__(self, study: StudyConfig, url: str, data: str) -> None:
         assert study.search is not None
         self.config: SearchConfig = study.search
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        question = study.model_dump(mode="json", exclude={"description", "scaling"})
-        del question["data"]["source"]  # `data` stands for what lies there
-        for name in ("num_samples", "storage", "concurrency"):  # more samples go on with the same search
-            del question["search"][name]
-        self.name = f"{study.study}-{fingerprint([question, data])}"
-        try:
-            self._storage = optuna.storages.RDBStorage(url)
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"search.storage: {url} cannot be opened ({reason}); a URL such as sqlite:///trials.db is needed"
-            ) from None
+        self.name = search_name(study, data)
+        self.space = search_space(study)
+        self._url = url
+        self._storage = open_storage(url)
+        self._joint = self.config.sampler in JOINT
         self._study = optuna.create_study(
             study_name=self.name,
             storage=self._storage,
             directions=[f"{direction}imize" for direction in self.config.objective.values()],
             load_if_exists=True,
         )
-        self._distributions = {path: _distribution(spec) for path, spec in self.config.space.items()}
-        own = {path: value_at(study, path) for path in self._distributions}
-        if not self._study.get_trials(deepcopy=False) and all(
-            _holds(distribution, own[path]) for path, distribution in self._distributions.items()
-        ):
-            self._study.enqueue_trial(own)
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.params.keys() != self._distributions.keys():  # the driver died while it asked
-                self._study.tell(trial.number, state=TrialState.FAIL)
+        if QUESTION not in self._study.user_attrs:
+            self._study.set_user_attr(QUESTION, question_of(study, data))
+            self._study.set_user_attr("study", study.study)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names(list(self.config.objective))
+        self._warm_start(study, data)
+        self._enqueue(study)
+        self._grid = grid(self.config, self.space) if self.config.sampler == "grid" else None
+        self._drawing = False
+        self._best: list[tuple[int, dict[str, Any], dict[str, float]]] | None = None
+        self._abandon()
+        self._count()
 
     def under_way(self) -> dict[int, dict[str, Any]]:
         """Values of the trials that were asked for and not yet told, by number: an interrupted sweep left them."""
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return {trial.number: dict(trial.params) for trial in trials}
+        return {trial.number: self._values(trial) for trial in self._trials(TrialState.RUNNING)}
 
-    def complete(self) -> dict[int, tuple[dict[str, Any], dict[str, float]]]:
-        """Values and objectives of the trials that were told how good they are, by number."""
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return {t.number: (dict(t.params), dict(zip(self.config.objective, t.values, strict=True))) for t in trials}
+    def complete(self) -> _Found:
+        """Values and scores of the trials that were told how good they are, by number."""
+        return {t.number: (self._values(t), self._scores(t)) for t in self._trials(TrialState.COMPLETE)}
 
     def failed(self) -> list[int]:
         """Numbers of the trials of which a job failed."""
-        return [trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))]
+        return [trial.number for trial in self._trials(TrialState.FAIL)]
+
+    def pruned(self) -> list[int]:
+        """Numbers of the trials that were stopped early."""
+        return [trial.number for trial in self._trials(TrialState.PRUNED)]
+
+    @property
+    def all_asked(self) -> bool:
+        """Whether all samples are asked for, or all points of a grid."""
+        return self._asked >= self.config.num_samples or (
+            not self._waiting and self._next_point() is None is not self._grid
+        )
 
     @property
     def exhausted(self) -> bool:
-        """Whether all trials were asked for and told."""
-        return len(self.complete()) + len(self.failed()) >= self.config.num_samples
+        """Whether all samples are asked for and told."""
+        return self.all_asked and not self._open
 
     def ask(self) -> tuple[int, dict[str, Any]] | None:
         """Number and values of the next trial; None when all are asked for."""
-        number = sum(trial.state is not TrialState.WAITING for trial in self._study.get_trials(deepcopy=False))
-        if number >= self.config.num_samples:
+        if self.all_asked:
             return None
-        # A sampler seeded by the trial's number: a search that was interrupted draws what it would have drawn.
-        self._study.sampler = _sampler(self.config.sampler, seed_of(self.config.seed, "trial", number) % 2**32)
-        trial = self._study.ask(self._distributions)
-        return trial.number, dict(trial.params)
+        return patiently(self._ask, self._url)
+
+    def score(self, results: Results) -> dict[str, float] | None:
+        """A trial's objectives, and what its constraints are on, from the results of all its jobs."""
+        found = objectives(self.config.objective, [(job, result) for job, result in results if job.kind == "finetune"])
+        measured = measurements(self.config.constraints, results)
+        return None if found is None or measured is None else found | measured
 
     def tell(self, number: int, scores: Mapping[str, float] | None) -> None:
-        """How good a trial was: its objectives by name, or None where a job of it failed."""
+        """How good a trial was: what `score` gave, or None where a job of it failed."""
         if scores is None:
-            self._study.tell(number, state=TrialState.FAIL)
+            patiently(lambda: self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True), self._url)
         else:
-            self._study.tell(number, [scores[name] for name in self.config.objective])
+            patiently(lambda: self._tell(number, scores), self._url)
+        self._open.discard(number)
+        self._best = None
+
+    def report(self, number: int, share: float, value: float) -> None:
+        """How a trial stands, for early stopping.
+
+        Args:
+            number: The trial.
+            share: Of its pretraining that is done, from 0 to 1.
+            value: Mean log validation perplexity, in nats.
+        """
+        trial = self._trial(number)
+        reported = {**trial.user_attrs.get(_REPORTED, {}), f"{share:.6g}": value}
+        patiently(lambda: trial.set_user_attr(_REPORTED, reported), self._url)
+        if len(self.config.objective) == 1:  # Optuna takes none of several; the dashboard shows it, and tpe reads it
+            better = -value if "max" in self.config.objective.values() else value
+            patiently(lambda: trial.report(better, round(1000 * share)), self._url)
+
+    def reported(self) -> dict[int, tuple[dict[str, Any], dict[float, float]]]:
+        """Values of the trials of which something was reported, and that by share, by number."""
+        return {
+            trial.number: (
+                self._values(trial),
+                {float(share): value for share, value in trial.user_attrs[_REPORTED].items()},
+            )
+            for trial in self._trials(TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+            if _REPORTED in trial.user_attrs
+        }
+
+    def prune(self, number: int, reason: str) -> None:
+        """A trial was stopped early."""
+        patiently(lambda: self._trial(number).set_user_attr("stopped", reason), self._url)
+        patiently(lambda: self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True), self._url)
+        self._open.discard(number)
 
     def best(self) -> list[tuple[int, dict[str, Any], dict[str, float]]]:
-        """The best trial or, for several objectives, the Pareto front: number, values, objectives."""
-        front = self._study.best_trials
-        return [(t.number, dict(t.params), dict(zip(self.config.objective, t.values, strict=True))) for t in front]
+        """The best trial or, for several objectives, the Pareto front: number, values, scores; of feasible ones alone.
+
+        Trials of earlier searches that inform this one are among them; `origin` says which.
+        """
+        if self._best is None:
+            front = self._study.best_trials
+            self._best = [(trial.number, self._values(trial), self._scores(trial)) for trial in front]
+        return self._best
+
+    def origin(self, number: int) -> str | None:
+        """The earlier search that a trial is of."""
+        return self._origins.get(number)
 
     def discard(self) -> None:
         """Forget all trials."""
         optuna.delete_study(study_name=self.name, storage=self._storage)
 
+    def _ask(self) -> tuple[int, dict[str, Any]]:
+        if self._drawing:  # it was tried before, and the storage went away
+            self._abandon()
+            self._waiting = len(self._trials(TrialState.WAITING))
+        self._drawing = True
+        point = None if self._waiting else self._next_point()
+        if point is not None:
+            self._study.enqueue_trial(to_optuna(point))
+        self._study.sampler = make_sampler(self.config, self.space, self._asked)
+        trial = self._study.ask()
+        values = draw(trial, self.space, self._joint)
+        self._drawing = False
+        self._waiting = max(0, self._waiting - 1)
+        self._open.add(trial.number)
+        self._asked += 1
+        self._tried.add(_key(values))
+        return trial.number, values
 
-def objectives(names: Mapping[str, str], results: list[tuple[Job, Mapping[str, Any]]]) -> dict[str, float] | None:
-    """A trial's objectives from the results of its finetune jobs, all on dev sets.
+    def _tell(self, number: int, scores: Mapping[str, float]) -> None:
+        if self.config.constraints:
+            trial = self._trial(number)
+            known = trial.constraints
+            trial.set_user_attr(MEASURED, {name: scores[name] for name in self.config.constraints})
+            for name, value in self._violations(scores).items():
+                if name not in known:
+                    trial.set_constraint(name, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a sampler that does not learn from constraints
+            self._study.tell(number, [scores[name] for name in self.config.objective], skip_if_finished=True)
 
-    For each checkpoint, task and training language, the job of the grid with the best dev score on its training
-    language is chosen; its dev score on each evaluation language is a cell. `SETTING/mean` is the mean of the setting's
-    cells, `SETTING/TASK` that of one task's.
+    def _violations(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """How far a trial is beyond each limit, relative to the limit; 0 or less: not at all."""
+        found = {}
+        for name, limit in self.config.constraints.items():
+            for bound, sign in ((limit.min, -1.0), (limit.max, 1.0)):
+                if bound is not None:
+                    sides = ">=" if sign < 0 else "<="
+                    found[f"{name} {sides} {bound:g}"] = sign * (scores[name] - bound) / (abs(bound) or 1.0)
+        return found
 
-    Returns:
-        Objectives by name; None if one of them has no cell.
-    """
-    chosen: dict[tuple[str, str, str], tuple[Job, Mapping[str, Any]]] = {}
-    for job, result in results:
-        place = (job.labels["checkpoint"], job.labels["task"], job.labels["train_language"])
-        if place not in chosen or result["selection"] > chosen[place][1]["selection"]:
-            chosen[place] = (job, result)
-    cells: dict[str, list[float]] = {}
-    for job, result in chosen.values():
-        task = job.labels["task"]
-        main = get_task(task).metrics[0]
-        for language, scores in result["scores"]["dev"].items():
-            setting = "within" if language == job.labels["train_language"] else "zero_shot"
-            if setting in job.labels["setting"].split(","):
-                cells.setdefault(f"{setting}/mean", []).append(scores[main])
-                cells.setdefault(f"{setting}/{task}", []).append(scores[main])
-    if any(name not in cells for name in names):
-        return None
-    return {name: sum(cells[name]) / len(cells[name]) for name in names}
+    def _trial(self, number: int) -> optuna.Trial:
+        """A trial to write to; no sampler hears of it."""
+        self._study.sampler = optuna.samplers.RandomSampler()
+        trial = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        return optuna.Trial(self._study, trial)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The samples of this search, those of other searches and those that were never whole left out."""
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        return [one for one in trials if ORIGIN not in one.user_attrs and _ABANDONED not in one.user_attrs]
+
+    def _values(self, trial: FrozenTrial) -> dict[str, Any]:
+        return self.space.active(from_optuna(self.space, trial.params))
+
+    def _scores(self, trial: FrozenTrial) -> dict[str, float]:
+        scores = dict(zip(self.config.objective, trial.values, strict=True))
+        return {**scores, **trial.user_attrs.get(MEASURED, {})}
+
+    def _count(self) -> None:
+        """Read once what is there; from then on it is counted."""
+        drawn = self._trials(TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
+        self._open = {trial.number for trial in drawn if trial.state is TrialState.RUNNING}
+        self._asked = len(drawn)
+        self._waiting = len(self._trials(TrialState.WAITING))
+        self._tried = {_key(self._values(trial)) for trial in drawn}
+        self._origins = {
+            trial.number: str(trial.user_attrs[ORIGIN][0])
+            for trial in self._study.get_trials(deepcopy=False)
+            if ORIGIN in trial.user_attrs
+        }
+
+    def _abandon(self) -> None:
+        """Take no account of a trial during whose drawing the driver died, or the storage went away."""
+        for trial in self._trials(TrialState.RUNNING):
+            if not self.space.complete(from_optuna(self.space, trial.params)) or (
+                self._joint and len(trial.params) < len(self.space.paths)
+            ):
+                self._trial(trial.number).set_user_attr(_ABANDONED, True)
+                self._study.tell(trial.number, state=TrialState.FAIL)
+                if asked := trial.system_attrs.get("fixed_params"):  # of an enqueued trial
+                    self._study.enqueue_trial(asked, user_attrs=trial.user_attrs)
+
+    def _next_point(self) -> dict[str, Any] | None:
+        """The next point of a grid that was not tried."""
+        while self._grid and _key(self._grid[0]) in self._tried:
+            del self._grid[0]
+        return self._grid[0] if self._grid else None
+
+    def _enqueue(self, study: StudyConfig) -> None:
+        """Put the study's own values first, where they lie in the space, then those that it asks for."""
+        if not self._trials(*TrialState):
+            fields = [one for one in self.space.parameters if one.path != VARIANT]
+            held = {one.path: own for one in fields if contains(one, own := value_of(study, one.path))}
+            for variant in variants_of(study) if VARIANT in self.space.paths else (None,):
+                point = held if variant is None else {VARIANT: variant, **held}
+                if self.space.complete(point):
+                    self._study.enqueue_trial(
+                        to_optuna(point), user_attrs={"kind": "the study's own"}, skip_if_exists=True
+                    )
+        for asked in self.config.enqueue:
+            self._study.enqueue_trial(to_optuna(asked), user_attrs={"kind": "enqueued"}, skip_if_exists=True)
+
+    def _warm_start(self, study: StudyConfig, data: str) -> None:
+        """Bring in the trials of earlier searches that are not here yet."""
+        trials = self._study.get_trials(deepcopy=False) if self.config.warm_start else []
+        here = {tuple(trial.user_attrs[ORIGIN]) for trial in trials if ORIGIN in trial.user_attrs}
+        for name in self.config.warm_start:
+            for earlier in earlier_trials(name, study, self.space, self._url, data, self.name):
+                if earlier.origin in here:
+                    continue
+                active = self.space.active(earlier.values)
+                known = [one for one in self.space.parameters if self._joint or one.path in active]
+                self._study.add_trial(
+                    optuna.trial.create_trial(
+                        params=to_optuna({one.path: active.get(one.path, _some(one)) for one in known}),
+                        distributions={one.path: distribution(one) for one in known},
+                        values=[earlier.scores[name] for name in self.config.objective],
+                        user_attrs={
+                            "kind": "warm start",
+                            ORIGIN: list(earlier.origin),
+                            MEASURED: {name: earlier.scores[name] for name in self.config.constraints},
+                        },
+                        constraints=self._violations(earlier.scores),
+                    )
+                )
 
 
-def _holds(distribution: BaseDistribution, value: Any) -> bool:
+def search_name(study: StudyConfig, data: str) -> str:
+    """What a study's search is called in Optuna: another question, or other data, is another search."""
+    unasked = {"description", "scaling", "probes", "keep"}
+    question = study.model_dump(mode="json", exclude=unasked, exclude_defaults=True)
+    question.get("data", {}).pop("source", None)  # `data` stands for what lies there
+    for name in ("num_samples", "storage", "concurrency", "enqueue", "warm_start", "early_stopping"):
+        question["search"].pop(name, None)  # with others of these the same search goes on
+    return f"{study.study}-{fingerprint([question, data])}"
+
+
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value lies in the space."""
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
     except (ValueError, TypeError):  # of another type, such as `current` among numbers
         return False
 
 
-def _distribution(spec: Mapping[str, Any]) -> BaseDistribution:
-    ((kind, values),) = spec.items()
-    if kind == "choice":
-        return CategoricalDistribution(values)
-    if kind == "int":
-        return IntDistribution(int(values[0]), int(values[1]))
-    return FloatDistribution(values[0], values[1], log=kind == "loguniform")
+def distribution_of(spec: Mapping[str, Any]) -> BaseDistribution:
+    """What a field of the space may be, as Optuna has it."""
+    return distribution(parse("", spec, "search.space"))
 
 
-def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+def _some(parameter: Parameter) -> Any:
+    """A value for a parameter that is not varied, where a sampler wants one."""
+    return parameter.choices[0] if parameter.kind == "choice" else parameter.low
+
+
+def _key(values: Values) -> str:
+    return json.dumps(values, sort_keys=True)

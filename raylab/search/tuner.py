@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -17,7 +16,7 @@ from ray.tune.experiment import Trial
 
 import raylab.search.cluster  # noqa: F401  # what Ray reads when it is imported
 from raylab.config import ScalingConfig
-from raylab.search.execution import RETRIES
+from raylab.search.controller import sweep_controller
 from raylab.search.searcher import JobSearcher
 from raylab.search.worker import JobWorker
 
@@ -48,14 +47,13 @@ class _StopRequested(tune.Stopper):
         return self._requested.is_set()
 
 
-def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, at_once: int, folder: Path, stop: threading.Event) -> None:
+def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, at_once: int, stop: threading.Event) -> None:
     """Run all that the searcher hands out, until it has no more or `stop` is set.
 
     Args:
         searcher: The stream of jobs.
         scaling: What one job runs on.
         at_once: How many jobs of one worker run at once.
-        folder: For Tune's own notes while it runs; every node sees it.
         stop: Set to end early.
     """
     for name in ("ray.tune", "ray.train", "ray._private"):
@@ -70,29 +68,29 @@ def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, at_once: int, folder
         workers = config["workers"]
         return tune.PlacementGroupFactory([bundle] if workers == 1 else [{}, *[bundle] * workers])
 
-    tuner = tune.Tuner(
-        tune.with_resources(JobWorker, resources),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            num_samples=-1,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: trial.config["job"].name.replace(" ", "_"),
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(folder),
-            stop=_StopRequested(stop),
-            callbacks=[_Starts(searcher)],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    )
-    try:
-        tuner.fit()
-    finally:
-        shutil.rmtree(folder / "tune", ignore_errors=True)
+    # Tune's own notes, of use to nobody: the sweep goes on from the storage, and Trainables leave nothing here.
+    with tempfile.TemporaryDirectory(prefix="raylab-tune-", ignore_cleanup_errors=True) as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(JobWorker, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                scheduler=getattr(searcher, "scheduler", None),
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.config["job"].name.replace(" ", "_"),
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=folder,
+                stop=_StopRequested(stop),
+                callbacks=[_Starts(searcher)],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        with sweep_controller(searcher, scaling.hang_seconds):
+            tuner.fit()
 
 
 @contextlib.contextmanager

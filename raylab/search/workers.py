@@ -7,22 +7,19 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.train.torch import TorchConfig, get_device
 
-from raylab.search.execution import REPORT_SECONDS, RETRIES, Execution, Stamped, set_up_process
-from raylab.search.mailbox import JobFailure, Mail, Mailbox
+from raylab.search.deaths import Death, WorkersLost
+from raylab.search.execution import REPORT_SECONDS, Execution, Stamped, set_up_process
+from raylab.search.mailbox import JobFailure, Mail, Mailbox, is_out_of_memory
 from raylab.search.storage import Storage
 from raylab.search.trainer import TrialTrainer
+from raylab.search.vigil import Vigil
 from raylab.train.distributed import Workers
-
-_START_RETRIES = 60
-"""How often workers that do not start are started again: once a minute, where a lost node is waited for."""
 
 _STOP_SECONDS = 300.0
 """How long a stopped job may take to write its checkpoint."""
@@ -32,7 +29,8 @@ class DistributedExecution:
     """A job under way on several workers; driven as an `Execution` is.
 
     The workers take the bundles of the placement group of the Tune trial in whose actor this is. A worker that dies
-    stops all, and Ray Train starts them again from the last checkpoint; when this actor dies, they die with it.
+    stops all, and the driver starts the job again from its last checkpoint, elsewhere where its node is lost; when this
+    actor dies, they die with it.
 
     Args:
         settings: The actor's configuration, `job` and `workers` among it.
@@ -44,9 +42,12 @@ class DistributedExecution:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.history: list[Stamped] = []
         self._mail = Mail([])
-        self._mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        self._mailbox = ray.remote(num_cpus=0)(Mailbox).remote(settings["workers"])
+        self._limit = settings["hang_seconds"]
+        self._storage: Storage = settings["storage"]
         job = settings["job"]
-        self._scratch = Path(settings["storage"]) / "jobs" / job.key / "train"
+        self._key = job.key
+        self._scratch = settings["storage"].folder(job.key) / "train"
         self._trainer = TrialTrainer(
             _train,
             train_loop_config={**settings, "mailbox": self._mailbox},
@@ -59,7 +60,9 @@ class DistributedExecution:
             run_config=ray.train.RunConfig(
                 name="train",
                 storage_path=str(self._scratch.parent),
-                failure_config=ray.train.FailureConfig(max_failures=RETRIES, controller_failure_limit=_START_RETRIES),
+                failure_config=ray.train.FailureConfig(
+                    max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+                ),
             ),
         )
         self._error: Exception | None = None
@@ -72,6 +75,16 @@ class DistributedExecution:
         """Share of the work that is done, from 0 to 1."""
         return self._mail.progress
 
+    @property
+    def silence(self) -> float:
+        """Seconds since the last sign of life of the worker that was heard of last."""
+        return self._mail.silence
+
+    @property
+    def nodes(self) -> set[str]:
+        """The nodes of the workers, as Ray names them; none while they start."""
+        return self._trainer.nodes()
+
     def advance(self, seconds: float) -> tuple[list[Stamped], bool]:
         """Let the workers work for about `seconds`.
 
@@ -79,8 +92,9 @@ class DistributedExecution:
             What they measured, and whether the job is done.
 
         Raises:
-            JobFailure: It failed by itself, or lost workers too often.
-            ray.exceptions.RayError: A process that is not a worker died.
+            JobFailure: It failed by itself.
+            WorkersLost: A worker died, or they could not start.
+            ray.exceptions.RayError: Another process died.
         """
         running = self._thread.is_alive()  # asked before the mail, which so holds all that an ended run wrote
         try:
@@ -91,8 +105,15 @@ class DistributedExecution:
         if mail.done or mail.failure is not None or not running:
             self.close()
             if not mail.done:
-                raise mail.failure or _failure_of_train(self._error)
+                raise mail.failure or _lost(self._error)
+        elif mail.silence > self._limit and mail.stacks:
+            where = "".join(f"worker {rank}:\n{stacks}\n" for rank, stacks in sorted(mail.stacks.items()))
+            self._storage.write_error(self._key, f"it made no progress; where its threads were:\n\n{where}")
         return mail.fresh, mail.done
+
+    def ask_for_checkpoint(self) -> None:
+        """Have the workers write a checkpoint soon, and go on."""
+        ray.get(self._mailbox.ask_for_checkpoint.remote())
 
     def save(self) -> None:
         """Have the workers write a checkpoint, and end."""
@@ -129,53 +150,71 @@ def _train(settings: dict[str, Any]) -> None:
         _work(settings, mailbox)
     except Exception as error:
         if _may_be_of_lost_worker(error):
-            raise  # Ray Train starts all workers again
-        # To raise would be to start them again, for nothing: the Tune actor ends them when it reads this.
+            raise  # the driver starts the job again
+        # To raise would be to start it again, for nothing: the Tune actor ends the workers when it reads this.
         ray.get(mailbox.post_failure.remote(JobFailure.of(error)))
 
 
 def _work(settings: Mapping[str, Any], mailbox: Any) -> None:
     set_up_process(int(settings["threads"]))
     workers = Workers.current()
-    leads = workers.rank == 0
-    storage, job = Storage(Path(settings["storage"])), settings["job"]
-    if leads and storage.is_finished(job.key):  # by a first worker that died right after
+    rank, leads = workers.rank, workers.rank == 0
+    storage, job = settings["storage"], settings["job"]
+    if leads and storage.has_files(job.key):  # by a first worker that died right after
         ray.get(mailbox.post.remote([], 1.0, True))
         return
-    execution = Execution(
-        job,
-        storage,
-        settings["source"],
-        str(get_device()) if settings["device"] == "cuda" else "cpu",
-        settings["checkpoint_seconds"],
-        workers=workers,
-        accumulation=settings["accumulation"],
-        compile=settings["compile"],
+    # Of this worker's own work: where it waits for another one, it hangs as well.
+    vigil = Vigil(
+        lambda stacks: ray.get(mailbox.post_stacks.remote(rank, stacks)),
+        lambda count: ray.get(mailbox.post_sign.remote(rank)),
     )
+    limit = settings["hang_seconds"]
+    with vigil.over(limit):
+        execution = Execution(
+            job,
+            storage,
+            settings["source"],
+            str(get_device()) if settings["device"] == "cuda" else "cpu",
+            settings["checkpoint_seconds"],
+            workers=workers,
+            accumulation=settings["accumulation"],
+            compile=settings["compile"],
+        )
     fresh, done = list(execution.history), False
+    checkpoints = 0
     while True:
+        mailbox.post_sign.remote(rank)
         # Here alone the first worker does what the others do not, and it waits for none of them.
-        if leads and ray.get(mailbox.post.remote(fresh, execution.progress, done)) and not done:
-            execution.save()
-            ray.get(mailbox.post_stopped.remote())
-            return
+        if leads:
+            order = ray.get(mailbox.post.remote(fresh, execution.progress, done))
+            if not done and (order.stop or order.checkpoint > checkpoints):
+                checkpoints = order.checkpoint
+                execution.save()
+            if not done and order.stop:
+                ray.get(mailbox.post_stopped.remote())
+                return
         if done:
             return
-        fresh, done = execution.advance(REPORT_SECONDS)
+        with vigil.over(limit):
+            fresh, done = execution.advance(REPORT_SECONDS)
 
 
 def _may_be_of_lost_worker(error: Exception) -> bool:
     """Whether the worker may have failed because another one died: an operation that they do together says so."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return False
     return isinstance(error, RuntimeError | ConnectionError | ray.exceptions.RayError)
 
 
-def _failure_of_train(error: Exception | None) -> JobFailure:
-    """What it says to the user that Ray Train gave up."""
+def _lost(error: Exception | None) -> WorkersLost:
+    """What the driver hears when Ray Train gave up."""
     details = "" if error is None else "".join(traceback.format_exception(error))
-    for reason in getattr(error, "worker_failures", {}).values():
-        if isinstance(reason, RuntimeError):
-            what = f"its workers failed more often than is retried; {JobFailure.of(reason).reason}"
-            return JobFailure(what, False, details)
-    return JobFailure("its workers died more often than is retried; the node's logs say why", False, details)
+    failures = list(getattr(error, "worker_failures", {}).values())
+    own = [failure for failure in failures if isinstance(failure, RuntimeError)]
+    deaths = [Death.of(getattr(failure, "health_check_failure", failure)) for failure in failures if failure not in own]
+    if deaths:  # what the others raised is of this
+        death = next((death for death in deaths if death.blameless), deaths[0])
+        return WorkersLost(f"a worker was lost: {death.reason}", death.blameless, details)
+    if own:
+        return WorkersLost(f"a worker failed: {JobFailure.of(own[0]).reason}", False, details)
+    return WorkersLost("its workers could not start", True, details)

@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from raylab.config import ConflictConfig, MetaConfig, PretrainConfig
 from raylab.data.masking import predicted
+from raylab.heartbeat import beat
 from raylab.model import Encoder
 from raylab.seeding import generator, seed_of
 from raylab.train.conflict import SURGERY
@@ -218,6 +219,7 @@ class Engine:
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         with self._eagerly():
             for batch in batches[self._workers.rank :: self._workers.size]:
+                beat()
                 (part,) = self._parts(batch, alone=True)
                 sums[0] += self._loss(part, {}) * part.total
                 sums[1] += part.total

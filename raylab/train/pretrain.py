@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raylab.config import CONFLICT_VARIANTS, PretrainJob
+from raylab.data.atomic import atomic_path
 from raylab.data.prepare import Prepared
 from raylab.data.sampling import language_probabilities, sample_language
 from raylab.model import Encoder, save_tokenizer
@@ -20,9 +22,11 @@ from raylab.train.distributed import ALONE, Workers
 from raylab.train.engine import Engine
 from raylab.train.masked_text import Batch, MaskedText
 from raylab.train.run import Measurement
+from raylab.train.schedule import in_force
 
 MEASURE_EVERY = 20  # steps between two measurements of the training loss
 _VALIDATION_SEED = 0  # every run of a study is measured on the same masks
+_HANDED_ON = "state.pt"  # in the folder of a job with `until`: all that the next one needs
 
 
 class Step(NamedTuple):
@@ -49,9 +53,16 @@ class PretrainRun:
     and gradvac, with the training loss: `conflict/cosine`, the mean over pairs of languages, and `conflict/share`, the
     share of pairs whose cosine is negative. In fp16: `train/skipped_steps` so far, and `train/loss_scale`.
 
+    Segments: a job with `until` ends after that step of the schedule, and leaves what a job with a change after that
+    step needs to go on. A chain of such jobs ends with the weights and the optimizer of one run through all steps, to
+    the bit; only what is measured at the end of each segment comes on top.
+
     Args:
         job: What to train.
         prepared_folder: What `raylab.data.prepare` wrote for these languages, and perhaps for others.
+        folder: The job's own, for models that are kept on the way, in `snapshots/STEP`; needed with `snapshot_every`.
+        before: Folder of the finished job that this one goes on from, which ended where this one's last change is;
+            default: begin with step 1.
         device: Where to train, as PyTorch names it.
         workers: Who trains the model together. All of them construct an equal run and advance it to the end; they
             measure alike, have equal states, and one of them is enough to save and to finish.
@@ -61,7 +72,8 @@ class PretrainRun:
     Raises:
         InputError: The prepared folder lacks a language, or a split that is needed is empty, or the device cannot
             compute in the precision.
-        ValueError: The job lacks `meta` or `conflict` where its variant needs it, or its languages do not fit these.
+        ValueError: The job lacks `meta` or `conflict` where its variant needs it, or its languages do not fit these; it
+            does not go on where the job before ended; or it keeps snapshots and was given no folder.
 
     Attributes:
         job: As given.
@@ -74,6 +86,8 @@ class PretrainRun:
         job: PretrainJob,
         *,
         prepared_folder: Path,
+        folder: Path | None = None,
+        before: Path | None = None,
         device: str = "cpu",
         workers: Workers = ALONE,
         accumulation: int = 1,
@@ -89,6 +103,8 @@ class PretrainRun:
             )
         if job.meta is not None and job.meta.validate_on == "others" and len(job.languages) == 1:
             raise ValueError("there is no other language to validate on")
+        if job.pretrain.snapshot_every and folder is None:
+            raise ValueError("a job with `snapshot_every` needs a folder")
         self.job = job
         self.step = 0
         self._meta = job.meta if job.variant == "meta_adapter" else None
@@ -97,6 +113,9 @@ class PretrainRun:
         self._perplexity: dict[str, float] = {}
         self._tokens = 0
         self._seconds = 0.0
+        self._handed_on: dict[str, Any] | None = None
+        self._last = job.pretrain.steps if job.pretrain.until is None else job.pretrain.until
+        self._snapshots = None if folder is None or workers.rank != 0 else folder / "snapshots"
 
         prepared = Prepared(prepared_folder)
         self._text = {f"train/{language}": self._open(prepared, "train", language) for language in job.languages}
@@ -107,8 +126,8 @@ class PretrainRun:
             language: self._open(prepared, "valid", language).in_order(job.pretrain.valid_batches)
             for language in job.languages
         }
-        sizes = {language: prepared.sizes[language] for language in job.languages}
-        self._probabilities = language_probabilities(sizes, job.pretrain.temperature)
+        self._sizes = {language: prepared.sizes[language] for language in job.languages}
+        self._probabilities: dict[float, dict[str, float]] = {}  # by temperature
 
         torch.manual_seed(seed_of(job.seed, "initialisation"))
         self._tokenizer = prepared.tokenizer_path
@@ -125,16 +144,19 @@ class PretrainRun:
             accumulation=accumulation,
             compile=compile,
         )
+        if before is not None:
+            self._go_on_from(before)
+        self._first = self.step
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.step >= self.job.pretrain.steps
+        """Whether all steps of this job are done."""
+        return self.step >= self._last
 
     @property
     def progress(self) -> float:
-        """Share of the steps that are done, from 0 to 1."""
-        return self.step / self.job.pretrain.steps
+        """Share of this job's steps that are done, from 0 to 1."""
+        return (self.step - self._first) / (self._last - self._first)
 
     def advance(self, seconds: float) -> list[Measurement]:
         """Train for about `seconds`, at least one step, and return what was measured.
@@ -146,10 +168,21 @@ class PretrainRun:
         measurements: list[Measurement] = []
         while not self.finished:
             measurements += self._train_step()
-            if self.step % MEASURE_EVERY == 0 or self.finished:
+            measured = self.step % MEASURE_EVERY == 0
+            validated = self.step % self.job.pretrain.valid_every == 0
+            if measured:
                 measurements += self._measure_training()
-            if self.step % self.job.pretrain.valid_every == 0 or self.finished:
+            if validated:
                 measurements += self._measure_validation()
+            self._keep_snapshot()
+            if self.finished:
+                if self.job.pretrain.until is not None:  # as it is before measurements that only this end brings about
+                    seconds_so_far = self._seconds + time.perf_counter() - started
+                    self._handed_on = {**self.state(), "seconds": seconds_so_far}
+                if not measured:
+                    measurements += self._measure_training()
+                if not validated:
+                    measurements += self._measure_validation()
             if time.perf_counter() - started >= seconds:
                 break
         self._seconds += time.perf_counter() - started
@@ -170,6 +203,7 @@ class PretrainRun:
             "perplexity": self._perplexity,
             "tokens": self._tokens,
             "seconds": self._seconds,
+            "handed_on": self._handed_on,
         }
         return _on_cpu(state)
 
@@ -183,16 +217,23 @@ class PretrainRun:
         self._perplexity = state["perplexity"]
         self._tokens = state["tokens"]
         self._seconds = state["seconds"]
+        self._handed_on = state.get("handed_on")  # an older checkpoint lacks it
 
     def finish(self, folder: Path) -> dict[str, Any]:
         """Save the encoder and its tokenizer to `folder/model`, as transformers reads them, and return the result.
 
+        With `until`, what the next job needs is in `folder/state.pt`.
+
         Returns:
             `valid_perplexity` by language, `train_tokens`, `steps`, `parameters` (the model's, all languages together)
-            and `seconds` (of work, validation included).
+            and `seconds` (of work, validation included); tokens, steps and seconds are those of the jobs before too.
         """
-        self.encoder.save_pretrained(folder / "model")
-        save_tokenizer(self._tokenizer, folder / "model")
+        self._save_model(folder / "model")
+        if self._handed_on is not None:
+            with atomic_path(folder / _HANDED_ON) as temporary:
+                torch.save(self._handed_on, temporary)
+        for left in (folder / "snapshots").glob(".*"):  # of a process that died as it wrote
+            shutil.rmtree(left, ignore_errors=True)
         return {
             "valid_perplexity": dict(self._perplexity),
             "train_tokens": self._tokens,
@@ -201,15 +242,43 @@ class PretrainRun:
             "seconds": self._seconds,
         }
 
+    def _go_on_from(self, before: Path) -> None:
+        changes = self.job.pretrain.changes
+        state = torch.load(before / _HANDED_ON, map_location="cpu", weights_only=True)
+        if not changes or changes[-1].step != state["step"]:
+            raise ValueError(f"the job before ended with step {state['step']}; no change of this job is the next")
+        self.load_state(state)
+
+    def _save_model(self, folder: Path) -> None:
+        self.encoder.save_pretrained(folder)
+        save_tokenizer(self._tokenizer, folder)
+
+    def _keep_snapshot(self) -> None:
+        """Keep the model if it is due; one that is there was kept by a process that died after it, and is equal."""
+        every = self.job.pretrain.snapshot_every
+        if self._snapshots is None or not every or self.step % every:
+            return
+        folder = self._snapshots / str(self.step)
+        if not folder.is_dir():
+            with atomic_path(folder) as temporary:
+                self._save_model(temporary)
+
+    def _language_probabilities(self) -> dict[str, float]:
+        """By which the languages of the current step are drawn, or weighted."""
+        temperature = in_force(self.job.pretrain, self.step, "temperature")
+        if temperature not in self._probabilities:
+            self._probabilities[temperature] = language_probabilities(self._sizes, temperature)
+        return self._probabilities[temperature]
+
     def _train_step(self) -> list[Measurement]:
         """One step of Algorithm 1; without a meta step theta and phi move together."""
         started = time.perf_counter()
         measurements: list[Measurement] = []
         self.step += 1
-        if self._surgery:
-            languages = self.job.languages
-        else:
-            languages = (sample_language(self._probabilities, self.job.seed, self.step),)  # line 5
+        probabilities = self._language_probabilities()
+        languages = self.job.languages
+        if not self._surgery:
+            languages = (sample_language(probabilities, self.job.seed, self.step),)  # line 5
         batches = [self._next_batch("train", language) for language in languages]
         held_out = self._held_out(batches[0])
         if held_out:
@@ -221,7 +290,7 @@ class PretrainRun:
         try:
             if self._surgery:
                 skipped = self._engine.precision.skipped_steps
-                loss = self._engine.surgery_step(self.step, batches, [self._probabilities[name] for name in languages])
+                loss = self._engine.surgery_step(self.step, batches, [probabilities[name] for name in languages])
             else:
                 if held_out:
                     self._engine.meta_step(self.step, batches[0], held_out)  # line 6

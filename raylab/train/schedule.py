@@ -1,8 +1,9 @@
-"""The learning rate as a function of the step."""
+"""The learning rate as a function of the step, and what else changes on the way."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from raylab.config import PretrainConfig
 
@@ -72,9 +73,29 @@ def _share_done(step: int, warmup_steps: int, total_steps: int) -> float:
     return min(1.0, (step - warmup_steps) / max(total_steps + 1 - warmup_steps, 1))
 
 
+def in_force(config: PretrainConfig, step: int, field: Literal["learning_rate", "temperature"]) -> float:
+    """The value of a field that may change on the way, as it is in a step, from 1.
+
+    Example:
+        >>> config = PretrainConfig.model_validate({"temperature": 1.0, "changes": [{"step": 2, "temperature": 5.0}]})
+        >>> [in_force(config, step, "temperature") for step in (1, 2, 3)]
+        [1.0, 1.0, 5.0]
+    """
+    value: float = getattr(config, field)
+    for change in config.changes:
+        changed = getattr(change, field)
+        if changed is not None and change.step < step:
+            value = changed
+    return value
+
+
 def learning_rate(config: PretrainConfig, step: int) -> float:
-    """The learning rate of a step, from 1, of a pretraining job."""
+    """The learning rate of a step, from 1, of a pretraining job.
+
+    A change gives the schedule another peak; its shape goes on, as far as it is.
+    """
+    peak = in_force(config, step, "learning_rate")
     if config.schedule == "inverse_sqrt":
-        return inverse_sqrt(step, peak=config.learning_rate, warmup_steps=config.warmup_steps)
+        return inverse_sqrt(step, peak=peak, warmup_steps=config.warmup_steps)
     fall = {"linear": linear, "cosine": cosine}[config.schedule]
-    return fall(step, peak=config.learning_rate, warmup_steps=config.warmup_steps, total_steps=config.steps)
+    return fall(step, peak=peak, warmup_steps=config.warmup_steps, total_steps=config.steps)

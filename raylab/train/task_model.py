@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from raylab.data.atomic import atomic_path, locked
 from raylab.data.tokenizer import Tokenizer
 from raylab.errors import InputError
+from raylab.heartbeat import beat
 from raylab.model import Encoder, ExternalEncoder, load_encoder
 from raylab.tasks import get_task
 from raylab.tasks.base import Features, Labels, Task
@@ -79,8 +81,13 @@ class TaskModel(nn.Module):
         self.eval()
         device = next(self.head.parameters()).device.type
         batches = evaluation_batches(features.tokens.lengths, _EVALUATION_TOKENS[device])
-        outputs = ((rows, self(features.tokens, rows, language)[0]) for rows in batches)
-        return self.task.predict(outputs, features, self.labels)
+
+        def outputs() -> Iterator[tuple[np.ndarray, Tensor]]:
+            for rows in batches:
+                beat()
+                yield rows, self(features.tokens, rows, language)[0]
+
+        return self.task.predict(outputs(), features, self.labels)
 
 
 @dataclass(frozen=True)

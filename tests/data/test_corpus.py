@@ -42,7 +42,7 @@ def test_blocks_end_at_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path.write_text("\n".join(sentences), encoding="utf-8")
     blocks = list(read_blocks(path))
     assert len(blocks) > 10
-    assert [sentence for block in blocks for sentence in block] == sentences
+    assert [sentence for block in blocks for sentence in map(bytes.decode, block)] == sentences
 
 
 @pytest.mark.parametrize("block_bytes", [1 << 18, 5])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from raylab.data import readers
 from raylab.data.location import find_text
-from raylab.data.readers import LONGEST_LINE, Reading, read_records, split_lines
+from raylab.data.readers import LONGEST_LINE, Reading, read_records, split_lines, split_utf8
 from raylab.errors import InputError
 
 SENTENCES = ["one", "zwei é", "三 日本"]
@@ -79,6 +79,18 @@ def test_lines_end_at_line_feeds_alone(text: str) -> None:
     assert len(found) == len([line for line in lines if line])
     assert all(len(line.splitlines()) == 1 for line in found)
     assert [line.split() for line in found] == [line.split() for line in lines if line]
+
+
+SPACES = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(st.one_of(st.sampled_from([*SPACES, "\n", "a", "é", "“", "ア"]), st.characters(exclude_categories=["Cs"])))
+)
+def test_utf8_is_split_as_text_is(characters: list[str]) -> None:
+    text = "".join(characters)
+    assert split_utf8(text.encode()) == [line.encode() for line in split_lines(text)]
 
 
 def test_compressed_files_may_have_several_parts(tmp_path: Path) -> None:

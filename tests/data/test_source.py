@@ -101,6 +101,28 @@ def test_a_source_may_be_a_url(root: Path, tmp_path: Path) -> None:
         open_source(DataConfig(source="memory://nowhere"), tmp_path)
 
 
+def test_remote_labelled_data_are_copied_on_each_machine(root: Path, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for path in root.rglob("*.*"):
+        if path.is_file():
+            memory.pipe(f"/shared/{path.relative_to(root)}", path.read_bytes())
+    source = open_source(DataConfig(source="memory://shared"), tmp_path / "driver")
+    assert source.dataset("ner", "en", "train") is not None
+    assert source.on_this_node(tmp_path / "driver") is source
+    own = source.on_this_node(tmp_path / "worker")
+    labelled = own.dataset("ner", "en", "train")
+    assert labelled is not None
+    assert tmp_path / "worker" in labelled.path.parents
+    assert own.cache == tmp_path / "worker" / "text"
+    assert own.text_fingerprint("en") == source.text_fingerprint("en")
+    memory.pipe("/shared/ner/en/train.conll", b"Rome\tB-LOC\n")
+    with pytest.raises(InputError, match=r"data\.source: memory://shared has changed since the sweep began"):
+        source.on_this_node(tmp_path / "late")
+    plain = open_source(DataConfig(source=str(root)), tmp_path / "driver").on_this_node(tmp_path / "worker")
+    assert plain.root == root
+    assert plain.cache == tmp_path / "worker" / "text"
+
+
 def test_a_source_keeps_what_it_found_when_it_travels(root: Path) -> None:
     source = Source(root)
     before = source.text_fingerprint("en")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from raylab.config import MetaConfig, ModelConfig, PretrainConfig, PretrainJob, Variant
-from raylab.search.cost import WORKERS_SECONDS, Estimator
+from raylab.search.cost import WORKERS_SECONDS, Estimator, Remaining
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
 
@@ -61,3 +64,28 @@ def test_workers_share_the_work_and_take_a_slot_each(storage: Storage) -> None:
     assert alone.seconds(_job()) == alone.slot_seconds(_job()) == pytest.approx(1000.0)
     assert four.seconds(_job()) == pytest.approx(250.0 + WORKERS_SECONDS)
     assert four.slot_seconds(_job()) == pytest.approx(4 * (250.0 + WORKERS_SECONDS))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    variants=st.lists(st.sampled_from(["joint", "adapter", "meta_adapter"]), max_size=12),
+    ended=st.sets(st.integers(0, 11)),
+    shares=st.lists(st.floats(0, 1), min_size=12, max_size=12),
+    workers=st.sampled_from([1, 3]),
+    seconds=st.floats(1, 1e4),
+)
+def test_the_remaining_work_is_that_of_the_jobs_that_have_not_ended(
+    storage: Storage, variants: list[Variant], ended: set[int], shares: list[float], workers: int, seconds: float
+) -> None:
+    estimator = Estimator(storage, {}, {}, workers)
+    jobs = [replace(_job(variant), key=str(number)) for number, variant in enumerate(variants)]
+    remaining = Remaining(estimator)
+    for job in jobs:
+        remaining.add(job)
+    estimator.learn(_job(), {"seconds": seconds, "workers": 1})  # what is learnt counts for those that are there too
+    for number in ended:
+        remaining.remove(str(number))
+    left = [job for number, job in enumerate(jobs) if number not in ended]
+    under_way = {job.key: shares[int(job.key)] for job in left}
+    expected = sum(estimator.slot_seconds(job) * (1 - under_way[job.key]) for job in left)
+    assert remaining.slot_seconds(under_way) == pytest.approx(expected, rel=1e-6, abs=1e-6)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raylab.config import FinetuneJob, ImportJob, PretrainJob, StudyConfig
+from raylab.config.probes import ProbeJob
 from raylab.data.source import Source
 from raylab.errors import InputError
 from raylab.search.plan import Plan, plan
@@ -293,3 +294,36 @@ def test_changes_on_the_way_cut_a_pretraining_into_a_chain_of_jobs_that_share_th
 def test_changes_that_cannot_be_are_refused(values: dict[str, object], line: str) -> None:
     with pytest.raises(InputError, match=line):
         with_values(_study(), values)
+
+
+def test_models_whose_languages_share_parameters_are_probed(corpus_folder: Path) -> None:
+    study = _study(
+        languages=[["aa", "bb"]],
+        finetune=None,
+        variants=["mono", "joint"],
+        pretrain={"snapshot_every": 100},
+        probes={"gradients": {}, "pruning": {"steps": 9}},
+    )
+    jobs, source = plan(study, Source(corpus_folder)).jobs, Source(corpus_folder)
+    probes = [job for job in jobs.values() if job.kind == "probe"]
+    joint = _models(plan(study, source))["joint", "aa-bb"]
+    assert [job.labels["probe"] for job in probes] == ["gradients", "pruning"]
+    assert all(job.inputs[0] == joint and jobs[job.inputs[1]].kind == "prepare" for job in probes)
+    # A probe is of the model: another number of mask steps leaves the model, and the other probe, as they are.
+    other = plan(with_values(study, {"probes.pruning.steps": 10}), source).jobs
+    assert [key for key in jobs if key not in other] == [probes[1].key]
+    assert joint not in plan(with_values(study, {"pretrain.snapshot_every": 0}), source).jobs
+
+
+def test_snapshots_of_every_part_of_a_chain_are_probed(corpus_folder: Path) -> None:
+    study = _study(
+        languages=[["aa", "bb"]],
+        finetune=None,
+        variants=["joint"],
+        pretrain={"snapshot_every": 60, "changes": [{"step": 100, "learning_rate": 1e-3}]},
+        probes={"gradients": {}, "pruning": {}},
+    )
+    jobs = [job.config for job in plan(study, Source(corpus_folder)).jobs.values()]
+    steps = [config.steps for config in jobs if isinstance(config, ProbeJob) and config.probe == "gradients"]
+    assert steps == [(60, 100), (120, 180, 240, 300)]
+    assert sum(isinstance(config, ProbeJob) and config.probe == "pruning" for config in jobs) == 1

@@ -1,0 +1,25 @@
+"""Twenty kills and more at random times, and nothing finished is lost, run twice or different."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from chaos.run import compare, disturb, undisturbed
+from chaos.world import World
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_disturbed_all_the_time_ends_as_one_that_is_not(
+    corpus_folder: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    world = World(tmp_path / "w", corpus_folder, empty_store, fields={})
+    try:
+        reference = undisturbed(world)
+        findings = disturb(world, seed=1, kills=20, pace=1.5)
+        compare(world, findings, reference)
+    finally:
+        world.close()
+    report = "\n".join([*findings.wrong, *findings.log, world.log.read_text(encoding="utf-8")])
+    assert not findings.wrong, report
+    assert findings.kills >= 20, report
