@@ -10,7 +10,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -187,7 +186,9 @@ def measure(folder: str, tokenizer: str) -> None:
     """Prepare, and print this process's peak memory, MiB."""
     with tempfile.TemporaryDirectory() as prepared:
         prepare(_job(tokenizer), Source(Path(folder)), Path(prepared) / "prepared")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Of /proc, as the ru_maxrss of a process begins with its parent's.
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
 
 
 def formats(root: Path, sentences: Callable[[], Iterator[str]], mib: int) -> None:

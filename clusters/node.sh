@@ -40,7 +40,9 @@ install() {
     if [ -z "$python" ]; then
         python=$venv/bin/python
         if [ ! -x "$python" ]; then
-            "$(find_python)" -m venv "$venv" || fail "no virtual environment could be made on $(hostname) (Debian, Ubuntu: apt install python3-venv)"
+            "$(find_python)" -m venv "$venv" ||
+                fail "no virtual environment could be made on $(hostname) (Debian, Ubuntu: apt install python3-venv)"
+            "$python" -m pip install --quiet --upgrade pip  # Debian's is too old for some packages
         fi
     fi
     if [ "$(cat "$home/installed" 2> /dev/null)" != "$stamp" ]; then

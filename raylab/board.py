@@ -120,6 +120,9 @@ class Board:
             if job.kind == "finetune":
                 self._note_best(job, record["result"])
 
+    def interrupted(self, job: Job, reason: str) -> None:
+        """A job lost its process: `started` follows when it has another one."""
+
     def failed(self, job: Job, error: str, skipped: list[Job]) -> None:
         """Note that a job failed."""
         with self._lock:

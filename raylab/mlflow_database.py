@@ -11,6 +11,7 @@ import math
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,14 +124,14 @@ class MlflowDatabase:
                 if name not in latest or (step, time, number) > (latest[name][2], latest[name][3], latest[name][1]):
                     latest[name] = value
             rows["latest_metrics"] += [{**of, **_row(value)} for value in latest.values()]
-        with self._store.ManagedSessionMaker(read_only=False) as session:
+        with self._session(read_only=False) as session:
             for name, added in rows.items():
                 if added:
                     session.execute(self._tables[name].insert(), added)
 
     def heads(self, experiment: str, tags: Sequence[str]) -> Iterator[tuple[str, str, dict[str, str]]]:
         """Identifier, status and some tags of every run that is not deleted, the newest first."""
-        with self._store.ManagedSessionMaker() as session:
+        with self._session(read_only=True) as session:
             found = self._runs(session, experiment)
             marked = self._values(session, experiment, "tags", tags)
         for run in found:
@@ -143,7 +144,7 @@ class MlflowDatabase:
             experiment: Identifier of the experiment.
             without: A tag whose runs are left out.
         """
-        with self._store.ManagedSessionMaker() as session:
+        with self._session(read_only=True) as session:
             found = self._runs(session, experiment)
             tags, params = (self._values(session, experiment, name) for name in ("tags", "params"))
             metrics: defaultdict[str, list[Metric]] = defaultdict(list)
@@ -172,6 +173,14 @@ class MlflowDatabase:
                 )
                 runs.append(Run(info, data))
         return runs
+
+    def _session(self, *, read_only: bool) -> AbstractContextManager[Any]:
+        make: Any = self._store.ManagedSessionMaker
+        try:
+            session: AbstractContextManager[Any] = make(read_only=read_only)
+        except TypeError:  # MLflow before 3.11
+            session = make()
+        return session
 
     def _runs(self, session: Any, experiment: str) -> list[Mapping[str, Any]]:
         table = self._tables["runs"]

@@ -79,6 +79,10 @@ class ProgressLines:
             line = f"{job.name}: {outcome(job, record['result'])} ({clock(record['seconds'])})"
             self._say(line, f"{job.kind} done")
 
+    def interrupted(self, job: Job, reason: str) -> None:
+        """Say that a job lost its process."""
+        self._say(f"{job.name}: {reason}; it is started again", f"{job.kind} started again", style="yellow")
+
     def failed(self, job: Job, error: str, skipped: list[Job]) -> None:
         """Say that a job failed, what cannot run without it, and how to see why."""
         self._shares.pop(job.key, None)

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from raylab.data.location import is_url
 from raylab.errors import InputError
+from raylab.search.running import default_storage
 from raylab.search.storage import Storage
 from raylab.view import draw, one_line
 
@@ -36,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and print; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m raylab.status", description=__doc__)
     parser.add_argument("study", nargs="?", help="the name of a study (default: one line for each that there is)")
-    parser.add_argument("--storage", default="runs", metavar="DIR", help="where results lie (default: runs)")
+    parser.add_argument(
+        "--storage", default=default_storage(), metavar="DIR", help="where results lie (default: %(default)s)"
+    )
     parser.add_argument("--watch", action="store_true", help="stay, and show how it goes on")
     parser.add_argument("--logs", metavar="JOB", help="print the error and output of a job: its key or name, or a part")
     parser.add_argument("--json", action="store_true", help="print the status file, for scripts")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from raylab.errors import InputError
 from raylab.search.keeping import disk_use, needs, size_text
+from raylab.search.running import default_storage
 from raylab.search.storage import Storage
 
 _CACHES = ("features", "text", "labelled", "demo", "checked", "locks")
@@ -31,7 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         default="usage",
         help="usage: what takes room (default); prune: list what may go, and delete it with --yes",
     )
-    parser.add_argument("--storage", default="runs", metavar="DIR", help="a path or URI (default: runs)")
+    parser.add_argument(
+        "--storage", default=default_storage(), metavar="DIR", help="a path or URI (default: %(default)s)"
+    )
     parser.add_argument("--orphans", action="store_true", help="prune: jobs that no study has any more")
     parser.add_argument(
         "--caches",

@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunStatus, RunTag, ViewType
+from mlflow.entities import Metric, Param, Run, RunStatus, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from raylab.config import StudyConfig
 from raylab.errors import InputError
+from raylab.mlflow_database import MlflowDatabase, WholeRun
 from raylab.news import Fresh, News, final_metrics, leaves, parameters
 from raylab.search.plan import Job
 
@@ -35,6 +36,9 @@ METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 90
 
 PATIENCE_SECONDS = 5.0
 """Between two tries while the server is away."""
+
+_RUNS_TOGETHER = 100
+"""How many runs are written in one transaction at most."""
 
 _BREATH_SECONDS = 1.0
 """Between two looks at what was heard: what came in between is logged together, most short jobs in one go."""
@@ -66,6 +70,7 @@ class Tracker:
         self._jobs_folder = jobs_folder
         try:
             self._client = MlflowClient(uri)
+            self._database = MlflowDatabase.of(self._client)
             self.experiment = self._experiment(artifacts)
             self._runs: dict[str, tuple[str, str]] = {}
             self._stale: set[str] = set()
@@ -100,6 +105,9 @@ class Tracker:
         if found and self._runs.get(job.key, ("", ""))[1] == "FINISHED":
             return
         self._tell(job, record=record)
+
+    def interrupted(self, job: Job, reason: str) -> None:
+        """A job lost its process: what it logged stays until it begins again."""
 
     def failed(self, job: Job, error: str, skipped: list[Job]) -> None:
         """Mark the job's run as failed."""
@@ -178,10 +186,44 @@ class Tracker:
             self._log_all(waiting)
 
     def _log_all(self, waiting: dict[str, News]) -> None:
-        for news in waiting.values():
+        for news in self._without_whole(list(waiting.values())):
             self._insist(self._log_job, news)
             self._logged += news.heard
         waiting.clear()
+
+    def _without_whole(self, waiting: list[News]) -> list[News]:
+        """Log, many at a time, the runs of which all is known; the others are left."""
+        database, left = self._database, []
+        whole = []
+        for news in waiting:
+            run = self._whole(news) if database is not None else None
+            if run is None:
+                left.append(news)
+            else:
+                whole.append((news, run))
+        for first in range(0, len(whole), _RUNS_TOGETHER):
+            some = whole[first : first + _RUNS_TOGETHER]
+            try:
+                assert database is not None
+                for news, _ in some:
+                    self._discard(news.job)
+                database.write(self.experiment, [run for _, run in some])
+                self._logged += sum(news.heard for news, _ in some)
+            except Exception:  # of whatever library: the client says what is wrong, or tries until it is not
+                left += [news for news, _ in some]
+        return left
+
+    def _whole(self, news: News) -> WholeRun | None:
+        """The run of a job that ended before any of it was logged."""
+        record = news.record
+        if record is None or (news.begun is None and news.job.key in self._live) or news.job.key in self._torn:
+            return None
+        begun = news.begun or record["started"]
+        metrics, params = self._metrics(news, whole=news.begun is None), parameters(news.job)
+        run = WholeRun(
+            news.job.name, int(begun * 1000), int(record["ended"] * 1000), self._tags(news.job), params, metrics
+        )
+        return run if run.is_plain else None
 
     def _insist(self, action: Callable[..., object], *arguments: Any) -> None:
         """Do something with MLflow, again and again while it is away."""
@@ -208,13 +250,9 @@ class Tracker:
             self._discard(job)
             begun = news.begun or (record["started"] if record else time.time())
             self._create(job, int(begun * 1000))
-        metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in news.fresh]
         # What is there already is not doubled: MLflow ignores an equal value.
-        if record and (key in self._torn or (new and news.begun is None)):
-            metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in record["history"]]
-        if record:
-            final = {**final_metrics(record["kind"], record["result"]), "seconds": record["seconds"]}
-            metrics += [Metric(name, value, int(record["ended"] * 1000), 0) for name, value in final.items()]
+        values = self._metrics(news, whole=key in self._torn or (new and news.begun is None))
+        metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in values]
         params = _params(parameters(job)) if new or key in self._torn else []
         self._log_batches(self._live[key], metrics, params, news.error)
         if record or news.error is not None:
@@ -239,10 +277,21 @@ class Tracker:
         self._runs.pop(job.key, None)
 
     def _create(self, job: Job, started: int) -> None:
-        tags = {"kind": job.kind, "key": job.key, "study": self._study.study, **job.labels}
-        tags["output"] = f"{self._jobs_folder}/{job.key}"
-        run = self._client.create_run(self.experiment, start_time=started, tags=tags, run_name=job.name)
+        run = self._client.create_run(self.experiment, start_time=started, tags=self._tags(job), run_name=job.name)
         self._live[job.key] = run.info.run_id
+
+    def _tags(self, job: Job) -> dict[str, str]:
+        tags = {"kind": job.kind, "key": job.key, "study": self._study.study, **job.labels}
+        return {**tags, "output": f"{self._jobs_folder}/{job.key}"}
+
+    def _metrics(self, news: News, *, whole: bool) -> list[tuple[str, float, int, int]]:
+        """What a job measured and, where it is done, its result; `whole`: all that it ever measured."""
+        if news.record is None:
+            return news.fresh
+        ended = int(news.record["ended"] * 1000)
+        final = {**final_metrics(news.record["kind"], news.record["result"]), "seconds": news.record["seconds"]}
+        measured = [tuple(value) for value in news.record["history"]] if whole else news.fresh
+        return [*measured, *((name, value, 0, ended) for name, value in final.items())]
 
     def _trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
         tags = {"trial": str(number)}
@@ -288,7 +337,7 @@ class Tracker:
 
     def _find(self, tags: Mapping[str, str]) -> list[str]:
         condition = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
-        return [run.info.run_id for run in self._client.search_runs([self.experiment], condition)]
+        return [run.info.run_id for run in self._search(condition)]
 
     def _delete(self, run_ids: Iterable[str]) -> None:
         for run_id in run_ids:
@@ -313,20 +362,29 @@ class Tracker:
         return experiment
 
     def _read_existing(self) -> None:
+        for run in self._search("tags.kind = 'trial'"):
+            self._trials[run.data.tags["trial"]] = dict(run.data.params)
+        for run_id, status, tags in self._heads():
+            key = tags.get("key")
+            if key is None or self._runs.get(key, ("", ""))[1] == "FINISHED":
+                continue
+            self._runs[key] = (run_id, status)
+            if "stale" in tags:
+                self._stale.add(key)
+
+    def _heads(self) -> Iterable[tuple[str, str, Mapping[str, str]]]:
+        """Identifier, status and tags of every run."""
+        if self._database is not None:
+            return self._database.heads(self.experiment, ("key", "stale"))
+        return ((run.info.run_id, run.info.status, run.data.tags) for run in self._search(""))
+
+    def _search(self, condition: str) -> Iterator[Run]:
         token = None
         while True:
             page = self._client.search_runs(
-                [self.experiment], "", ViewType.ACTIVE_ONLY, max_results=5000, page_token=token
+                [self.experiment], condition, ViewType.ACTIVE_ONLY, max_results=5000, page_token=token
             )
-            for run in page:
-                if run.data.tags.get("kind") == "trial":
-                    self._trials[run.data.tags["trial"]] = dict(run.data.params)
-                key = run.data.tags.get("key")
-                if key is None or self._runs.get(key, ("", ""))[1] == "FINISHED":
-                    continue
-                self._runs[key] = (run.info.run_id, run.info.status)
-                if "stale" in run.data.tags:
-                    self._stale.add(key)
+            yield from page
             token = page.token
             if not token:
                 return

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from moto.server import ThreadedMotoServer
+from raylab.search.object_storage import ObjectStorage
+
+Nodes = Callable[[str], ObjectStorage]
 
 
 @contextmanager
-def s3_server(bucket: str) -> Iterator[ThreadedMotoServer]:
+def s3_server(bucket: str) -> Iterator[Any]:
     """A server with an empty bucket, which this process and those that it starts find by their environment."""
     import boto3
+    from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -12,7 +12,7 @@ def start_sweep(study: Path, *options: str) -> subprocess.Popen[str]:
     """A sweep under way, in a process group of its own, with its results in `runs` beside the study."""
     elsewhere = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")  # what would send it to another cluster or server
     return subprocess.Popen(
-        [sys.executable, "-m", "raylab.sweep", str(study), "--storage", "runs", *options],
+        [sys.executable, "-m", "raylab.sweep", str(study), "--storage", "runs", "--address", "local", *options],
         cwd=study.parent,
         env={name: value for name, value in os.environ.items() if name not in elsewhere},
         stdout=subprocess.PIPE,

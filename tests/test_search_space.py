@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -214,3 +217,12 @@ def test_a_password_is_not_shown() -> None:
     assert "other" not in study.model_dump_json()
     assert "third" not in study.model_dump_json()
     assert "postgresql://me:***@host/trials" in study.model_dump_json()
+
+
+def test_the_examples_of_the_documentation_are_taken() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "search.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(examples) >= 7
+    for example in examples:
+        fields = {"study": "s", "languages": [["en", "fr"]], "variants": VARIANTS, **yaml.safe_load(example)}
+        assert validate(fields, "docs/search.md").search is not None

@@ -306,14 +306,27 @@ def test_a_labelled_file_with_a_wrong_column_count_is_found_before_any_job(
     lines[5] = "only-one-column"
     broken.write_text("\n".join(lines), encoding="utf-8")
     path = study(data={"source": str(tmp_path / "corpus"), "vocab_size": 150})
-    assert main([str(path), "--storage", str(tmp_path / "runs")]) == 2
+    assert main([str(path), "--storage", str(tmp_path / "runs"), "--address", "local"]) == 2
     assert f"{broken}:6: " in capsys.readouterr().err
 
 
 def test_a_tracking_server_that_is_not_there_is_found_before_any_job(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(study()), "--storage", str(tmp_path / "runs"), "--tracking-uri", "http://127.0.0.1:9"]) == 2
+    assert (
+        main(
+            [
+                str(study()),
+                "--storage",
+                str(tmp_path / "runs"),
+                "--address",
+                "local",
+                "--tracking-uri",
+                "http://127.0.0.1:9",
+            ]
+        )
+        == 2
+    )
     assert "--tracking-uri http://127.0.0.1:9" in capsys.readouterr().err
     assert _records(tmp_path) == {}
 
@@ -325,5 +338,5 @@ def test_a_second_sweep_of_a_study_is_refused(study: Study, tmp_path: Path, caps
     folder.mkdir(parents=True)
     with (folder / "lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        assert main([str(study()), "--storage", str(tmp_path / "runs")]) == 2
+        assert main([str(study()), "--storage", str(tmp_path / "runs"), "--address", "local"]) == 2
     assert "another sweep of it runs" in capsys.readouterr().err

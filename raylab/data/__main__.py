@@ -18,6 +18,7 @@ from raylab.data.source import Source, open_source
 from raylab.errors import InputError
 from raylab.search.plan import Job, plan
 from raylab.search.preparation import describe, prepare_all
+from raylab.search.running import default_storage
 from raylab.search.storage import Storage
 from raylab.study import load_study
 
@@ -42,7 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
             dest="overrides",
             help="set a field of the study; may be repeated",
         )
-        command.add_argument("--storage", default="runs", metavar="DIR", help="where results lie (default: runs)")
+        command.add_argument(
+            "--storage", default=default_storage(), metavar="DIR", help="where results lie (default: %(default)s)"
+        )
         command.add_argument(
             "--workers",
             type=_workers,

@@ -26,7 +26,7 @@ _IDENTITY, _SUBSAMPLE = range(2)  # columns of `_content_numbers`
 def read_blocks(
     path: Path, *, invalid_utf8: InvalidUtf8 = "stop", reading: Reading | None = None
 ) -> Iterator[list[bytes]]:
-    """The sentences of a text file, in UTF-8, about 256 KiB at a time.
+    """The sentences of a text file, in UTF-8, about 1 MiB at a time.
 
     Args:
         path: One sentence a line, UTF-8; a byte order mark, blank lines and white space around a line are dropped.
@@ -124,7 +124,7 @@ class Corpus:
         return self.train.stat().st_size + self.valid.stat().st_size
 
     def blocks(self, reading: Reading | None = None) -> Iterator[tuple[str, list[bytes]]]:
-        """The sentences of all splits, in UTF-8, about 256 KiB at a time; within a split they are in the file's order.
+        """The sentences of all splits, in UTF-8, about 1 MiB at a time; within a split they are in the file's order.
 
         Args:
             reading: Totals to add to.

@@ -78,6 +78,9 @@ class Source:
             raise InputError(f"data.source: {self.config.source} has changed since the sweep began; start it again")
         return replace(self, root=root, cache=storage / "text", _found={}, _text_files={})
 
+    def __deepcopy__(self, memo: object) -> Source:
+        return self  # it does not change, and Ray Tune would copy all that it has found for every job
+
     @property
     def languages(self) -> tuple[str, ...]:
         """The languages that have text, in alphabetical order."""

@@ -141,6 +141,9 @@ class SweepController(LeanController):
             stacks = storage.read_error(key) if death.may_have_left_stacks else None
             storage.write_error(key, f"{deaths.details}\n{stacks or ''}")
             self._searcher.given_up[trial.trial_id] = deaths.reason
+            self._deaths.pop(trial.trial_id)
+        else:
+            self._searcher.interrupted(trial.trial_id, death.reason)
         trial.max_failures = -1
         if give_up:
             trial.max_failures = 0
@@ -170,8 +173,12 @@ def sweep_controller(searcher: JobSearcher, hang_seconds: float) -> Iterator[Non
     module: Any = importlib.import_module("ray.tune.tune")
     before = module.TuneController
     module.TuneController = lambda **arguments: SweepController(searcher, hang_seconds, **arguments)
+    said = ray._private.worker.print_to_stdstream
+    # Ray says of each node that is lost what its raylet's log held last: dozens of lines, of use to Ray's developers.
+    ray._private.worker.print_to_stdstream = lambda *arguments, **options: None
     try:
         with remembered_trainables():
             yield
     finally:
+        ray._private.worker.print_to_stdstream = said
         module.TuneController = before

@@ -19,6 +19,11 @@ from raylab.search.execution import RETRIES
 BLAMELESS_RETRIES = 10 * RETRIES
 """How often a job is started again, without progress, that lost its node: it is not to blame, but may be after all."""
 
+_MEMORY_ADVICE = (
+    "fewer jobs on a node (scaling.cpus_per_worker), a smaller batch_size, or scaling.accumulation when pretraining, "
+    "may help"
+)
+
 _LOST_NODE = "node has died"  # in Ray's own words
 
 
@@ -50,21 +55,21 @@ class Death:
         reason: For people, in one line.
         blameless: Whether the job had no part in it.
         details: For error.txt.
+        advice: What may help, when it goes on like this.
         may_have_left_stacks: Whether the process itself may have written into error.txt where it hung.
     """
 
     reason: str
     blameless: bool
     details: str
+    advice: str = ""
     may_have_left_stacks: bool = False
 
     @classmethod
     def of_hanging(cls, seconds: float, blameless: bool) -> Death:
         """It made no progress for so long that it was killed."""
-        reason = (
-            f"no progress for {seconds:g} s; the stacks of its threads, where it could write them, are in error.txt"
-        )
-        return cls(reason, blameless, "Killed by the driver.", True)
+        advice = "the stacks of its threads, where it could write them, are in error.txt"
+        return cls(f"no progress for {seconds:g} s", blameless, "Killed by the driver.", advice, True)
 
     @classmethod
     def of(cls, error: BaseException) -> Death:
@@ -79,23 +84,14 @@ class Death:
         if isinstance(error, Preempted):
             return cls("its process was told to end", True, details)
         if isinstance(error, OutOfMemoryError):
-            return cls(
-                "Ray killed its process because the memory of the node was nearly full; fewer jobs on a node "
-                "(scaling.cpus_per_worker), a smaller batch_size, or scaling.accumulation when pretraining, may help",
-                False,
-                details,
-            )
+            return cls("Ray killed its process: the memory of the node was nearly full", False, details, _MEMORY_ADVICE)
         if isinstance(error, RayActorError) and (error.preempted or _LOST_NODE in details):
             return cls("its node was preempted" if error.preempted else "its node was lost", True, details)
         if isinstance(error, NodeDiedError | LocalRayletDiedError | ActorUnavailableError):
             return cls("its node was lost, or out of reach", True, details)
         if "connection error code 2" in details:
-            return cls(
-                "its process was killed from outside, or crashed; where memory was short, the kernel's log on the "
-                "node says that it killed it",
-                False,
-                details,
-            )
+            advice = "where memory was short, the kernel's log on the node says that it killed it"
+            return cls("its process was killed from outside, or crashed", False, details, advice)
         lines = [line.strip() for line in details.splitlines() if line.strip()] or [type(error).__name__]
         return cls(f"its process died: {lines[-1]}", False, details)
 
@@ -130,7 +126,9 @@ class Deaths:
         """Why the job is given up, in one line."""
         if not self._since:
             return "its process died"
-        return f"{self._since[-1].reason} ({len(self._since)} deaths without progress between them)"
+        last = self._since[-1]
+        times = f"{last.reason} ({len(self._since)} deaths without progress between them)"
+        return f"{times}; {last.advice}" if last.advice else times
 
     @property
     def details(self) -> str:

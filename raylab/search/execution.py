@@ -6,10 +6,12 @@ import os
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from raylab.data.atomic import locked
 from raylab.data.source import Source
 from raylab.model.matmul import use_widest_matmul
 from raylab.search.disk import DiskFullError, full_disk_said
@@ -164,11 +166,18 @@ class Execution:
         return stamped
 
     def _finish(self) -> None:
-        begun = time.perf_counter()
+        """Leave the job's files and its record, unless a sweep of another study that shares the job was faster."""
         folder = self._storage.folder(self._job.key)
-        with full_disk_said(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            result = self._run.finish(folder)
+        lock = folder / ".finish"
+        with full_disk_said(folder), locked(lock):
+            # Then its files may be in use already.
+            if not self._storage.has_files(self._job.key):
+                self._leave(folder)
+            lock.unlink(missing_ok=True)
+
+    def _leave(self, folder: Path) -> None:
+        begun = time.perf_counter()
+        result = self._run.finish(folder)
         self._seconds += time.perf_counter() - begun
         record = {
             "key": self._job.key,

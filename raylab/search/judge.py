@@ -9,7 +9,7 @@ from typing import Any
 from raylab.search.early_stopping import EarlyStopping
 from raylab.search.plan import Job, Plan
 from raylab.search.storage import Storage
-from raylab.search.trials import TrialSearch
+from raylab.search.trials import Search, TrialSearch
 
 
 class Judge:
@@ -26,6 +26,12 @@ class Judge:
         self._storage = storage
         self._early = EarlyStopping(search.config.early_stopping)
         self._seen: dict[int, Mapping[float, float]] = {}
+
+    @classmethod
+    def of(cls, search: Search | None, storage: Storage) -> Judge | None:
+        """The judge of a search; None where it stops no trial."""
+        stops = isinstance(search, TrialSearch) and search.config.early_stopping is not None
+        return cls(search, storage) if stops and isinstance(search, TrialSearch) else None
 
     def recall(self, plan: Callable[[Mapping[str, Any]], Plan]) -> dict[int, Mapping[str, Any]]:
         """Take what earlier sweeps saw as evidence.

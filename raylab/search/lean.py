@@ -38,6 +38,8 @@ class LeanController(TuneController):
         """Forget what has ended, besides what Tune does."""
         super().on_step_end()
         self._placements.withdraw_old()
+        # Of those that wait; while actors are asked for, Tune does not look at it.
+        self._pending_trials_list = [trial for trial in self._pending_trials_list if trial in self._pending_trials]
         ended = self._stopped_trials | self._failed_trials
         for trial in ended:
             if len(self._trials) > 1:  # at the end Tune looks for a file where it knows of no trial
@@ -48,6 +50,11 @@ class LeanController(TuneController):
         self._trials.remove(trial)
         for among in (self._live_trials, self._stopped_trials, self._failed_trials):
             among.discard(trial)
+
+    def _remove_actor(self, tracked_actor: Any) -> None:
+        super()._remove_actor(tracked_actor)
+        # Tune keeps for ever what it would have told an actor that it withdraws before it started.
+        self._actor_manager._pending_actors_to_enqueued_actor_tasks.pop(tracked_actor, None)
 
     def _mark_trial_to_checkpoint(self, trial: Trial) -> None:
         """Nothing: a sweep goes on from the storage."""

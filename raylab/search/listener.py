@@ -23,6 +23,9 @@ class Listener(Protocol):
     def done(self, job: Job, record: Mapping[str, Any], *, found: bool) -> None:
         """A job has its result; `found`: it had it before this sweep."""
 
+    def interrupted(self, job: Job, reason: str) -> None:
+        """A running job lost its process; it goes on in another one."""
+
     def failed(self, job: Job, error: str, skipped: list[Job]) -> None:
         """A job failed for good, and these others cannot run without it."""
 

@@ -19,7 +19,7 @@ from raylab.search.listener import Fresh, Listener
 from raylab.search.packing import Gap, gap_before
 from raylab.search.plan import Job, Plan
 from raylab.search.storage import Storage
-from raylab.search.trials import Search, TrialSearch
+from raylab.search.trials import Search
 
 
 class JobSearcher(Searcher):
@@ -74,8 +74,7 @@ class JobSearcher(Searcher):
         self._stopping: set[str] = set()
         self._nothing_to_ask = False
         self._no_filler = False
-        stops = isinstance(search, TrialSearch) and search.config.early_stopping is not None
-        self._judge = Judge(search, storage) if stops and isinstance(search, TrialSearch) else None
+        self._judge = Judge.of(search, storage)
         self.slots: int | None = None
         self.scheduler: TrialScheduler | None = None if self._judge is None else _Stops(self)
         self.given_up: dict[str, str] = {}
@@ -134,6 +133,12 @@ class JobSearcher(Searcher):
         if job is not None:
             for listener in self._listeners:
                 listener.started(job)
+
+    def interrupted(self, trial_id: str, reason: str) -> None:
+        """A running job lost its process; the controller starts it again."""
+        job = self._running[trial_id]
+        for listener in self._listeners:
+            listener.interrupted(job, reason)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A running job reported."""

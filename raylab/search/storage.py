@@ -51,6 +51,9 @@ class Storage:
     root: Path
     checkpoints: int = field(default=1, kw_only=True)
 
+    def __deepcopy__(self, memo: object) -> Storage:
+        return self  # Ray Tune would copy all that it knows for every job
+
     @classmethod
     def open(cls, location: str) -> Storage:
         """The storage at a path or URI, made if it is not there.

@@ -11,11 +11,12 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train.torch import TorchConfig, get_device
+from ray.train.torch import get_device
 
 from raylab.search.deaths import Death, WorkersLost
 from raylab.search.execution import REPORT_SECONDS, Execution, Stamped, set_up_process
 from raylab.search.mailbox import JobFailure, Mail, Mailbox, is_out_of_memory
+from raylab.search.network import NodeTorchConfig
 from raylab.search.storage import Storage
 from raylab.search.trainer import TrialTrainer
 from raylab.search.vigil import Vigil
@@ -51,7 +52,7 @@ class DistributedExecution:
         self._trainer = TrialTrainer(
             _train,
             train_loop_config={**settings, "mailbox": self._mailbox},
-            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if settings["device"] == "cuda" else "gloo"),
+            torch_config=NodeTorchConfig(backend="cpu:gloo,cuda:nccl" if settings["device"] == "cuda" else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings["workers"],
                 use_gpu=settings["device"] == "cuda",

@@ -11,7 +11,7 @@ import pytest
 
 import analysis
 from analysis.scores import SCHEMA
-from analysis.tracking import connect, find_experiment, read_runs
+from analysis.tracking import connect, find_experiment, read_pages, read_runs
 from raylab.errors import InputError
 
 
@@ -67,14 +67,23 @@ def test_rows_of_a_run_on_a_target_language_are_within_only(results: analysis.Re
     assert set(rows["eval_language"]) == {"fr"}
 
 
-def test_all_pages_are_read(store: str) -> None:
+def test_all_runs_are_read_whoever_reads_them(store: str) -> None:
     client = connect(store)
     experiment = find_experiment(client, "toy")
-    in_one, in_many = (
-        {run.info.run_id for run in read_runs(client, experiment, runs_per_page)} for runs_per_page in (1000, 7)
+    from_tables, in_one, in_many = (
+        [
+            (dict(run.info), run.data.tags, run.data.params, sorted((n, repr(v)) for n, v in run.data.metrics.items()))
+            for run in runs
+        ]
+        for runs in (
+            read_runs(client, experiment),
+            read_pages(client, experiment, 1000),
+            read_pages(client, experiment, 7),
+        )
     )
     assert len(in_one) > 70
     assert in_many == in_one
+    assert from_tables == in_one
 
 
 def test_perplexities_are_the_last_ones(results: analysis.Results) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import mlflow
+from conftest import make_corpus
+
 from chaos.run import compare, disturb, undisturbed
 from chaos.world import STUDY, World
-from conftest import make_corpus
 
 
 def main() -> int:

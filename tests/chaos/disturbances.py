@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ def lose_node(world: World, draw: random.Random) -> str | None:
         return None
     node = draw.choice(sorted(nodes, key=lambda node: node.node_id))
     world.cluster.remove_node(node, allow_graceful=False)
-    _later(draw.choice([0.0, 4.0]), world.add_node)
+    world.later(draw.choice([0.0, 4.0]), world.add_node)
     return f"node {node.node_id[:8]}"
 
 
@@ -97,7 +96,7 @@ def preempt_node(world: World, draw: random.Random) -> str | None:
             world.cluster.remove_node(node, allow_graceful=False)
             world.add_node()
 
-    _later(seconds, go)
+    world.later(seconds, go)
     return f"node {node.node_id[:8]} in {seconds} s"
 
 
@@ -140,15 +139,6 @@ def fill_disk(world: World, draw: random.Random) -> str | None:
     time.sleep(seconds)
     filler.unlink()
     return f"for {seconds} s"
-
-
-def _later(seconds: float, what: Callable[[], None]) -> None:
-    if seconds:
-        thread = threading.Timer(seconds, what)
-        thread.daemon = True
-        thread.start()
-    else:
-        what()
 
 
 ALL = (

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import subprocess
+import shutil
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import mlflow
 
@@ -75,7 +74,7 @@ def undisturbed(world: World) -> tuple[str, dict[str, object]]:
     assert code == 0, output
     found = table(output), world.results()
     for name in ("jobs", "studies", "features", "checked"):
-        _remove(world.runs / name)
+        shutil.rmtree(world.runs / name, ignore_errors=True)
     client = mlflow.MlflowClient(world.uri)
     experiment = client.get_experiment_by_name("chaos")
     assert experiment is not None
@@ -111,7 +110,7 @@ def disturb(
     kinds = [kind for kind in ALL if kind.name not in without]
     _start(world, findings)
     while findings.kills < kills:
-        time.sleep(draw.expovariate(1 / pace))
+        world.sleep(draw.expovariate(1 / pace))
         (kind,) = draw.choices(kinds, [kind.weight for kind in kinds])
         if _ended(world):
             code = world.driver.poll() if world.driver else None
@@ -166,10 +165,10 @@ def _finish(world: World, findings: Findings) -> int | None:
     for _ in range(3):
         if world.driver is None:
             return None
-        try:
-            code = world.driver.wait(timeout=max(1.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return None
+        while (code := world.driver.poll()) is None:
+            if time.monotonic() > deadline:
+                return None
+            world.sleep(0.2)
         if code == 0:
             return 0
         _start(world, findings)
@@ -185,12 +184,8 @@ def _runs(world: World) -> list[str]:
     runs = [run for run in client.search_runs([experiment.experiment_id], max_results=10_000) if "key" in run.data.tags]
     counts = Counter(run.data.tags["key"] for run in runs)
     wrong = [f"job {key} has {count} runs in MLflow" for key, count in counts.items() if count != 1]
-    wrong += [f"the run of job {run.data.tags['key']} is {run.info.status}" for run in runs if run.info.status != "FINISHED"]
+    wrong += [
+        f"the run of job {run.data.tags['key']} is {run.info.status}" for run in runs if run.info.status != "FINISHED"
+    ]
     missing = set(world.records()) - set(counts)
     return wrong + [f"job {key} has no run in MLflow" for key in missing]
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from chaos.run import compare, disturb, undisturbed
 from chaos.world import World
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,27 @@ class World:
             self.start_server()
         self.driver: subprocess.Popen[str] | None = None
         self.log = folder / "driver.log"
+        self._due: list[tuple[float, Callable[[], None]]] = []
 
     def add_node(self) -> None:
         """One more node, with room for two workers."""
         self.cluster.add_node(num_cpus=2, object_store_memory=80_000_000)
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        """Do something after a while, in `sleep`: Ray starts nodes in the main thread alone."""
+        self._due.append((time.monotonic() + seconds, what))
+
+    def sleep(self, seconds: float) -> None:
+        """Let the sweep work, and do what is due meanwhile."""
+        end = time.monotonic() + seconds
+        while True:
+            due = [item for item in self._due if item[0] <= time.monotonic()]
+            for item in due:
+                self._due.remove(item)
+                item[1]()
+            if time.monotonic() >= end:
+                return
+            time.sleep(0.1)
 
     def start_driver(self, storage: str = "runs") -> subprocess.Popen[str]:
         """Start the sweep; its output is added to `log`."""
@@ -109,9 +127,9 @@ class World:
 
     def start_server(self) -> None:
         """Start the MLflow server, and wait for it."""
+        options = ["--backend-store-uri", f"sqlite:///{self.store}", "--port", str(self._port), "--workers", "1"]
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.store}"]
-            + ["--port", str(self._port), "--workers", "1"],
+            [sys.executable, "-m", "mlflow", "server", *options],
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

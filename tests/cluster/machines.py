@@ -24,13 +24,13 @@ set -e
 hostname "$NAME"
 ip link set lo up
 mount --make-rprivate /
+mount --bind "$FOLDER/home" "$HOME"
 mount --bind "$FOLDER/passwd" /etc/passwd
 mount --bind "$FOLDER/ray" /tmp/ray
 mount --bind "$FOLDER/ssh" "$SOCKETS"
 mkdir -p /run/sshd
 mount -t tmpfs -o mode=755 none /run/sshd
-KEYS="$FOLDER/home/.ssh/authorized_keys"
-"$SSHD" -h "$FOLDER/hostkey" -o PidFile=none -o AuthorizedKeysFile="$KEYS" -E "$FOLDER/sshd.log"
+"$SSHD" -h "$FOLDER/hostkey" -o PidFile=none -E "$FOLDER/sshd.log"
 echo ready > "$FOLDER/ready"
 exec sleep infinity
 """
@@ -65,6 +65,8 @@ class Machine:
     def __init__(self, name: str, folder: Path, key: Path) -> None:
         self.name, self.folder = name, folder
         self.home = folder / "home"
+        home = folder.parent / "home"  # where the machine sees it: the same path on all, as it is as a rule
+        home.mkdir(exist_ok=True)
         (self.home / ".ssh").mkdir(parents=True, mode=0o700)
         self.home.chmod(0o700)
         user = getpass.getuser()
@@ -74,14 +76,14 @@ class Machine:
         lines = [line.split(":") for line in Path("/etc/passwd").read_text(encoding="utf-8").splitlines()]
         for line in lines:
             if line[0] == user:
-                line[5] = str(self.home)
+                line[5] = str(home)
         (folder / "passwd").write_text("".join(":".join(line) + "\n" for line in lines), encoding="utf-8")
         shutil.copy(key, self.home / ".ssh" / "id_ed25519")
         shutil.copy(key.with_suffix(".pub"), self.home / ".ssh" / "authorized_keys")
         (self.home / ".bashrc").touch()
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "hostkey")], check=True)
         self.environment = {
-            "HOME": str(self.home),
+            "HOME": str(home),
             "USER": user,
             "LANG": "C.UTF-8",
             "TERM": "dumb",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from machines import CHECKOUT, Machine, machines
+from machines import CHECKOUT, machines
 
 Study = Callable[..., Path]
 
@@ -18,7 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_machines")]
 EXPERIMENTS = "import mlflow; print([found.name for found in mlflow.MlflowClient().search_experiments()])"
 
 ALIVE = 'import urllib.request as r; r.urlopen("http://127.0.0.1:5500/health", timeout=9)'
-ENDED = "! ps -eo args | grep -qE '[m]lflow|[r]aylet|[g]cs_server|[h]ead.py'"
 
 JOIN = """
 import sys
@@ -43,11 +42,10 @@ def _succeed(result: tuple[int, str]) -> str:
     return output
 
 
-def _wait_until(machine: Machine, *condition: str, seconds: float = 200) -> None:
-    """Wait until a command succeeds."""
+def _wait_until(condition: Callable[[], bool], seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
-    while machine.run(*condition)[0] != 0:
-        assert time.monotonic() < deadline, machine.processes()
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.3)
 
 
@@ -68,7 +66,7 @@ def test_a_sweep_on_the_cluster_as_it_lies(tiny_study: Study, tmp_path: Path) ->
         storage = laptop.home / ".raylab" / "runs"
         records = _records(storage)
         assert len(records) == 3 + 3 + 4
-        assert f"results   {storage}" in output
+        assert f"results   {laptop.environment['HOME']}/.raylab/runs" in output
         assert "runs      http://127.0.0.1:5500" in output
         again = _succeed(laptop.run("python", "-m", "raylab.sweep", study, cwd=tmp_path))
         assert "10 jobs (3 prepare, 3 pretrain, 4 finetune), 10 done already" in again
@@ -103,11 +101,10 @@ def test_a_sweep_on_the_cluster_as_it_lies(tiny_study: Study, tmp_path: Path) ->
 
         # MLflow dies, and is back with what it held; it ends with the cluster.
         _succeed(laptop.run("pkill", "-KILL", "-f", "mlflow"))
-        _wait_until(laptop, "python", "-c", ALIVE)
+        _wait_until(lambda: laptop.run("python", "-c", ALIVE)[0] == 0)
         assert "'tiny'" in _succeed(laptop.run("python", "-c", EXPERIMENTS, **login))
         _succeed(laptop.run("ray", "down", "-y", "cluster.yaml"))
-        _wait_until(laptop, "bash", "-c", ENDED)
-        assert laptop.processes() == []
+        _wait_until(lambda: laptop.processes() == [])
         assert not (laptop.home / ".raylab" / "env").exists()
 
 
@@ -155,4 +152,4 @@ def test_a_cluster_grows_by_addresses(tiny_study: Study, tmp_path: Path) -> None
             head.run("python", "-c", EXPERIMENTS, MLFLOW_TRACKING_URI="http://10.77.0.1:5500", **login)
         )
         _succeed(head.run("ray", "down", "-y", str(tmp_path / "two.yaml")))
-        _wait_until(head, "bash", "-c", ENDED)
+        _wait_until(lambda: head.processes() == [])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from raylab.data import encoding
 from raylab.data.encoding import StoreEncoder, encodes_words_apart
-from raylab.data.tokenizer import Tokenizer, train_tokenizer
+from raylab.data.tokenizer import ModelType, Tokenizer, train_tokenizer
+from raylab.errors import InputError
 
 SYLLABLES = [a + b for a in "bcdfgklmn" for b in ("a", "e", "io", "u")]
 WORDS = [SYLLABLES[n % 36] + SYLLABLES[n * 7 // 5 % 36] + SYLLABLES[n * n % 36] for n in range(400)]
@@ -78,6 +81,40 @@ def test_words_are_remembered_only_where_they_are_encoded_apart(tokenizers: dict
     assert {name for name in NAMES if encodes_words_apart(tokenizers[name])} == {"bpe", "bytes"}
 
 
+@pytest.mark.parametrize("name", ["bpe", "unigram"])
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_threads_give_what_one_gives(
+    tokenizers: dict[str, Tokenizer], name: str, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "_CACHE_BYTES", 5_000)
+    blocks = [(f"block {n}", [f"the {n} {n * m} cat" for m in range(n % 7)]) for n in range(60)]
+    encoder = StoreEncoder(tokenizers[name])
+    encoded = encoder.encode_all(((label, [*map(str.encode, texts)]) for label, texts in blocks), num_threads)
+    for (label, texts), (found, (tokens, lengths)) in zip(blocks, encoded, strict=True):
+        expected = [[*row, tokenizers[name].eos_id] for row in tokenizers[name].encode_batch(texts)]
+        assert (found, lengths.tolist()) == (label, list(map(len, expected)))
+        assert tokens.tolist() == list(chain.from_iterable(expected))
+
+
+def test_an_error_of_the_text_passes_through_threads(tokenizers: dict[str, Tokenizer]) -> None:
+    def blocks() -> Iterator[tuple[str, list[bytes]]]:
+        yield "train", [b"the cat"]
+        raise InputError("no more text")
+
+    with pytest.raises(InputError, match="no more text"):
+        list(StoreEncoder(tokenizers["unigram"]).encode_all(blocks(), 2))
+
+
+@pytest.mark.parametrize("name", ["bpe", "unigram", "suffix"])
+def test_another_version_of_sentencepiece_gives_the_same(
+    tokenizers: dict[str, Tokenizer], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [text.encode() for text in [*TEXT, "", " "]]
+    before = tokenizers[name].encode_joined(texts).tolist()
+    monkeypatch.setattr(tokenizers[name], "_encode_to_buffers", None)
+    assert tokenizers[name].encode_joined(texts).tolist() == before
+
+
 def test_memory_is_bounded(tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "_CACHE_BYTES", 20_000)
     encoder = StoreEncoder(tokenizers["bpe"])
@@ -93,12 +130,13 @@ def test_no_sentence(tokenizers: dict[str, Tokenizer]) -> None:
         assert len(tokens) == len(lengths) == 0
 
 
-def test_the_kit(kit: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_the_kit(kit: Path, tmp_path: Path, kind: ModelType) -> None:
     texts = [
         line
         for language in ("en", "ru", "ar", "hi", "te")
         for line in (kit / "text" / language / "valid.txt").read_text(encoding="utf-8").splitlines()
     ]
-    train_tokenizer(texts, tmp_path / "tokenizer.model", 4000)
+    train_tokenizer(texts, tmp_path / "tokenizer.model", 4000, model_type=kind)
     tokenizer = Tokenizer.load(tmp_path / "tokenizer.model")
     assert _sentences(tokenizer, StoreEncoder(tokenizer), texts) == tokenizer.encode_batch(texts)

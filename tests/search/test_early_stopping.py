@@ -189,8 +189,23 @@ class _Tune:
         self.storage.write_record(job.key, {"result": result, "history": []})
         self.searcher.on_trial_complete(trial, {"done": True, "fresh": [], "progress": 1.0})
 
-    def pretraining(self) -> list[str]:
-        return [trial for trial, job in self.running.items() if job.kind == "pretrain"]
+    def pretraining(self, count: int = 0) -> list[str]:
+        """The pretraining jobs that run, once there are so many."""
+        while True:
+            self.ask()
+            found = [trial for trial, job in self.running.items() if job.kind == "pretrain"]
+            if len(found) >= count:
+                return found
+            for trial, job in list(self.running.items()):
+                if job.kind == "prepare":
+                    self.finish(trial)
+
+    def end(self) -> None:
+        """Finish all that is left."""
+        while self.ask():
+            for trial in list(self.running):
+                self.finish(trial)
+        assert self.search.exhausted
 
     # It hears the events, as a listener does.
 
@@ -238,11 +253,7 @@ def tune(corpus_folder: Path, tmp_path: Path) -> Any:
 
 def test_a_stopped_trial_is_pruned_and_its_jobs_never_run(tune: Any, tmp_path: Path) -> None:
     first: _Tune = tune(search={"variants": ["joint"], "concurrency": 5})
-    while first.ask() and not len(first.pretraining()) >= 5:
-        for trial, job in list(first.running.items()):
-            if job.kind == "prepare":
-                first.finish(trial)
-    trials = first.pretraining()  # the study's own joint and ffn, and those of the other trials
+    trials = first.pretraining(6)  # the study's own joint and ffn, and those of the other trials
     for place, trial in enumerate(trials):
         stopped = first.report(trial, {10: 1.0 + place})
         assert stopped == (place >= 3)  # the study's own comes first and beside it another variant, of no trial
@@ -258,48 +269,70 @@ def test_a_stopped_trial_is_pruned_and_its_jobs_never_run(tune: Any, tmp_path: P
     # The driver dies; another goes on: what was stopped stays so, is evidence, and the search comes to its end.
     second: _Tune = tune(search={"variants": ["joint"], "concurrency": 5})
     assert ("trial", 3, {}) in second.events
-    while second.ask():
-        for trial_id in list(second.running):
-            second.finish(trial_id)
-    assert second.search.exhausted
+    keys = {job.key for job in first.running.values()} - first.searcher._own  # of the trial that was under way
+    (going_on,) = [trial for trial in second.pretraining(3) if second.running[trial].key in keys]
+    assert not second.report(going_on, {10: 99.0})  # it passed that rung before
+    second.end()
     assert second.search.pruned() == [2, 3, 4]
     assert sorted(second.search.complete()) == [0, 1]
 
 
-def test_jobs_of_the_study_itself_and_of_several_trials_are_never_stopped(tune: Any) -> None:
-    # Of the two variants the adapters' width matters to one: every trial has the same model of the other.
-    space = {"model.adapter_ratio": {"choice": [0.125, 0.25, 0.5, 0.75, 1.0]}}
-    search = {"space": space, "sampler": "grid", "variants": ["ffn", "adapter"], "concurrency": 5}
-    driven: _Tune = tune(variants=["joint", "ffn", "adapter"], search=search)
-    while driven.ask() and len(driven.pretraining()) < 7:
-        for trial, job in list(driven.running.items()):
-            if job.kind == "prepare":
-                driven.finish(trial)
-    stopped = []
-    for trial in driven.pretraining():
-        job = driven.running[trial]
-        variant = job.labels["variant"]
-        own = variant == "adapter" and job.config.model.adapter_ratio == 0.25  # type: ignore[union-attr]
-        if driven.report(trial, {10: 9.0 if variant == "joint" or own else 1.0 + len(stopped)}):
-            stopped.append(job)
-    assert {job.labels["variant"] for job in stopped} <= {"adapter"}
-    assert all(job.config.model.adapter_ratio != 0.25 for job in stopped)  # type: ignore[union-attr]
-    while driven.ask():
-        for trial in list(driven.running):
-            driven.finish(trial)
-    assert driven.search.exhausted
-    assert 0 in driven.search.complete()
+def test_jobs_of_the_study_itself_are_never_stopped(tune: Any) -> None:
+    driven: _Tune = tune(variants=["joint"], search={"concurrency": 5})
+    own, *others = driven.pretraining(5)
+    assert [driven.report(trial, {10: 1.0}) for trial in others] == [False] * 4
+    assert not driven.report(own, {10: 99.0, 30: 99.0})
+    assert driven.search.reported()[0][1] == {0.1: 99.0, 0.3: 99.0}  # and they are evidence
+    driven.end()
+    assert sorted(driven.search.complete()) == [0, 1, 2, 3, 4]
+
+
+def test_jobs_that_several_trials_need_are_never_stopped(tune: Any) -> None:
+    # The adapters' width matters to one of two variants: all these trials have the same model of the other.
+    space = {
+        "model.adapter_ratio": {"choice": [0.125, 0.5, 0.75, 1.0]},
+        "pretrain.learning_rate": {"choice": [1e-3]},
+    }
+    search = {"space": space, "sampler": "grid", "variants": ["ffn", "adapter"], "concurrency": 4}
+    driven: _Tune = tune(variants=["ffn", "adapter"], search=search)
+    tried = [trial for trial in driven.pretraining(7) if driven.running[trial].config.pretrain.learning_rate == 1e-3]  # type: ignore[union-attr]
+    (shared,) = [trial for trial in tried if driven.running[trial].labels["variant"] == "ffn"]
+    first, second, third, fourth = [trial for trial in tried if trial != shared]
+    for place, trial in enumerate((first, second, third)):
+        driven.report(trial, {10: 1.0 + place})
+    driven.finish(fourth)
+    key = driven.running[shared].key
+    assert not driven.report(shared, {10: 5.0})  # now two trials are known, and the third is behind them
+    assert driven.search.pruned() == [2]
+    assert driven.report(third, {11: 5.0})  # its own model stops
+    assert not driven.report(shared, {20: 9.0})
+    assert driven.graph.states[key] is State.RUNNING
+    driven.end()
+    assert sorted(driven.search.complete()) == [0, 1, 3]
+
+
+def test_a_trial_with_nothing_left_to_stop_is_not_pruned(tune: Any) -> None:
+    space = {
+        "model.adapter_ratio": {"choice": [0.125, 0.5, 0.75, 1.0]},
+        "pretrain.learning_rate": {"choice": [1e-3]},
+    }
+    search = {"space": space, "sampler": "grid", "variants": ["ffn", "adapter"], "concurrency": 4}
+    driven: _Tune = tune(variants=["ffn", "adapter"], search=search)
+    tried = [trial for trial in driven.pretraining(7) if driven.running[trial].config.pretrain.learning_rate == 1e-3]  # type: ignore[union-attr]
+    (shared,) = [trial for trial in tried if driven.running[trial].labels["variant"] == "ffn"]
+    for place, trial in enumerate(trial for trial in tried if trial != shared):
+        driven.report(trial, {10: 1.0 + place})
+        driven.finish(trial)
+    assert not driven.report(shared, {10: 5.0})
+    assert driven.search.pruned() == []
+    assert len(driven.search.reported()) == 4
 
 
 def test_a_stopped_job_that_another_trial_needs_goes_on(tune: Any) -> None:
     points = [{"pretrain.learning_rate": rate} for rate in (1e-3, 2e-3, 3e-3)]
     search = {"enqueue": points, "variants": ["joint"], "num_samples": 4, "concurrency": 4}
     driven: _Tune = tune(search=search)
-    while driven.ask() and len(driven.pretraining()) < 5:
-        for trial, job in list(driven.running.items()):
-            if job.kind == "prepare":
-                driven.finish(trial)
-    joint = [trial for trial in driven.pretraining() if driven.running[trial].labels["variant"] == "joint"]
+    joint = [trial for trial in driven.pretraining(5) if driven.running[trial].labels["variant"] == "joint"]
     last = driven.running[joint[-1]]
     for place, trial in enumerate(joint):
         driven.report(trial, {10: 1.0 + place})

@@ -25,10 +25,16 @@ def path(corpus_folder: Path, empty_store: Path, tmp_path: Path) -> Path:
         "languages": [["aa", "bb"]],
         "variants": ["joint"],
         "model": {"num_layers": 1, "dim": 32, "num_heads": 2, "ffn_dim": 64, "max_length": 64},
-        "pretrain": {"steps": 400, "batch_size": 8, "sequence_length": 32, "warmup_steps": 10, "valid_every": 20},
-        "finetune": {"tasks": ["ner"], "epochs": 1, "max_length": 64, "grid": {"batch_size": [8], "learning_rate": [1e-3]}},
+        "pretrain": {"steps": 300, "batch_size": 8, "sequence_length": 32, "warmup_steps": 10, "valid_every": 20},
+        "finetune": {
+            "tasks": ["ner"],
+            "settings": ["within"],
+            "epochs": 1,
+            "max_length": 64,
+            "grid": {"batch_size": [8], "learning_rate": [1e-3]},
+        },
         "search": {
-            "num_samples": 7,
+            "num_samples": 6,
             "sampler": "random",
             "space": {"pretrain.learning_rate": {"loguniform": [1e-6, 1e-2]}},
             "objective": {"within/mean": "max"},
@@ -61,12 +67,11 @@ def test_trials_that_fall_behind_are_stopped_and_stay_stopped_after_a_kill(path:
     before = {trial.number: trial for trial in _trials(tmp_path) if trial.state.is_finished()}
 
     code, output = run_sweep(path)
-    print(output)
     assert code == 0, output
     after = _trials(tmp_path)
     assert {trial.number: trial for trial in after if trial.number in before} == before
     states = [trial.state for trial in after]
-    assert len(states) == 7
+    assert len(states) == 6
     assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
     best = min(after, key=lambda trial: abs(trial.params["pretrain.learning_rate"] - 5e-3))
     assert best.state is TrialState.COMPLETE
@@ -78,7 +83,4 @@ def test_trials_that_fall_behind_are_stopped_and_stay_stopped_after_a_kill(path:
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     runs: list[Any] = list(client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"))
-    assert len(runs) == 7
-    again, output = run_sweep(path)
-    assert again == 0, output
-    assert [trial.state for trial in _trials(tmp_path)] == states
+    assert len(runs) == 6

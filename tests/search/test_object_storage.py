@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import pickle
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,40 +20,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from s3_server import s3_server
+from s3_server import Nodes
 from small_disk import small_disk
 from sweep_process import run_sweep
 
 from raylab.config import FinetuneConfig, GridConfig, ModelConfig, PretrainConfig, StudyConfig
 from raylab.data.source import Source, open_source
-from raylab.errors import InputError
-from raylab.search import lease as leases
-from raylab.search import object_store
 from raylab.search.disk import DiskFullError
 from raylab.search.execution import Execution
-from raylab.search.lease import Held, Lease
 from raylab.search.object_storage import ObjectStorage
 from raylab.search.object_store import ObjectStore
 from raylab.search.plan import Job, plan
 from raylab.search.storage import Storage
 
-pytestmark = pytest.mark.slow
-
-Nodes = Callable[[str], ObjectStorage]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[Any]:
-    """The server, with the bucket `results`."""
-    with s3_server("results") as server:
-        yield server
-
-
-@pytest.fixture
-def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Nodes:
-    """The storage of a test, as the node of a name sees it."""
-    uri = f"s3://results/{hashlib.sha256(request.node.name.encode()).hexdigest()[:12]}"
-    return lambda name: ObjectStorage.at(uri, tmp_path / name)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server")]
 
 
 def _study(corpus_folder: Path) -> StudyConfig:
@@ -316,145 +293,6 @@ def test_another_machine_goes_on_with_the_files_of_a_study(nodes: Nodes) -> None
     add(first, 4)  # of a driver that was killed before it could copy them
     with nodes("first").lock_study("tiny"):
         assert trials(first) == [1, 2, 4]
-
-
-def test_a_driver_that_lost_its_study_leaves_it_alone(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.1)
-    first, store = nodes("first"), ObjectStore(nodes("first").uri)
-    (first.study_folder("tiny") / "status.json").write_text("the first one's")
-
-    def drive() -> None:
-        with first.lock_study("tiny"):
-            store.write("studies/tiny/lease/000002.json", store.read("studies/tiny/lease/000001.json"))
-            store.write("studies/tiny/status.json", b"the second one's")
-            time.sleep(30)
-
-    with pytest.raises(KeyboardInterrupt):  # what stops a sweep as Ctrl-C does
-        drive()
-    assert first.read_study_file("tiny", "status.json") == "the second one's"
-
-
-def test_two_drivers_of_one_study_are_refused(nodes: Nodes) -> None:
-    a, b = nodes("a"), nodes("b")
-    with a.lock_study("tiny"):
-        refused = pytest.raises(InputError, match=rf"study tiny: another sweep of it runs \(process {os.getpid()} on ")
-        with refused, b.lock_study("tiny"):
-            pass
-        with b.lock_study("other"):
-            pass
-    with b.lock_study("tiny"):
-        pass
-
-
-def test_a_file_that_must_be_new_is_made_once(nodes: Nodes) -> None:
-    store = ObjectStore(nodes("a").uri)
-    assert store.create("file", b"first")
-    assert not store.create("file", b"second")
-    assert store.read("file") == b"first"
-
-
-def test_of_many_that_want_a_lease_one_has_it(nodes: Nodes) -> None:
-    store = ObjectStore(nodes("a").uri)
-    start, found = threading.Barrier(8), []
-
-    def take() -> None:
-        start.wait()
-        try:
-            with Lease(store, "lease"):
-                found.append("held")
-                start.wait()
-        except Held:
-            found.append("refused")
-            start.wait()
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(found) == ["held"] + ["refused"] * 7
-    assert len(store.files("lease")) == 1
-
-
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_the_lease_of_a_dead_driver_is_taken_over(
-    nodes: Nodes, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = ObjectStore(nodes("a").uri)
-    holder = subprocess.Popen([sys.executable, "-c", "pass"])
-    holder.wait()
-    host = "elsewhere" if elsewhere else socket.gethostname()
-    content = {"owner": "x", "host": host, "process": holder.pid, "time": time.time()}
-    store.write("lease/000007.json", json.dumps(content).encode())
-    if elsewhere:  # nobody knows that it is dead, until it has been silent for long enough
-        with (
-            pytest.raises(Held, match=f"process {holder.pid} on elsewhere, last heard of . s ago"),
-            Lease(store, "lease"),
-        ):
-            pass
-        monkeypatch.setattr(leases, "STALE_SECONDS", 0.0)
-        monkeypatch.setattr(leases, "BEAT_SECONDS", 0.1)
-    with Lease(store, "lease"):
-        assert set(store.files("lease")) == {"000008.json"}
-
-
-def test_a_driver_whose_lease_was_taken_over_hears_of_it(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.1)
-    store, lost = ObjectStore(nodes("a").uri), threading.Event()
-    with Lease(store, "lease", lost=lost.set):
-        (mine,) = store.files("lease")
-        assert not lost.wait(0.5)
-        successor = {**json.loads(store.read(f"lease/{mine}")), "owner": "another"}
-        store.write("lease/000002.json", json.dumps(successor).encode())
-        assert lost.wait(10)
-    assert json.loads(store.read("lease/000002.json")) == successor  # it is not this one's to give back
-
-
-@pytest.mark.parametrize(
-    ("location", "message"),
-    [
-        ("s3://nowhere/x", "cannot be written: no such bucket"),
-        ("foo://bucket/x", "cannot be reached: Protocol not known: foo"),
-        ("memory://x", "no other process sees it"),
-        ("s3://", "no bucket"),
-        ("s3://user:secret@results/x", "found a password in it"),
-        ("http://127.0.0.1:9/x", "cannot be"),
-    ],
-)
-def test_a_location_that_will_not_do_is_refused_in_one_line(location: str, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        Storage.open(location)
-    assert message in str(caught.value)
-    assert str(caught.value).startswith("--storage ")
-    assert "\n" not in str(caught.value)
-    assert "secret" not in str(caught.value)
-
-
-def test_a_store_that_does_not_answer_is_refused(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(object_store, "PROBE_SECONDS", 1.0)
-        import s3fs
-
-        s3fs.S3FileSystem.clear_instance_cache()
-        with pytest.raises(InputError, match="cannot be written: no answer within 1 seconds"):
-            Storage.open("s3://results/x")
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-def test_credentials_that_are_missing_are_named(nodes: Nodes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import s3fs
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(InputError, match="cannot be written: Unable to locate credentials"):
-        Storage.open("s3://results/x")
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_sweep_gives_the_same_table_as_on_a_path_and_another_machine_finds_it_done(

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_disk import small_disk
-from test_graph import _graphs
+from test_graph import _graphs, _job
 
 from raylab.config import StudyConfig
 from raylab.data.source import Source, open_source
