@@ -13,7 +13,7 @@ sweep: install
 	$(RUN) -m raylab.sweep $(ARGS)
 
 test: install
-	$(RUN) -m pytest -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n auto -m "not slow" $(ARGS)
 	$(RUN) -m pytest -m slow $(ARGS)
 
 lint: install

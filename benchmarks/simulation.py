@@ -1,7 +1,7 @@
 """Jobs that do no work and leave results of the right shape: what a sweep of ten thousand jobs costs without them.
 
-`simulate_jobs` is a setup hook of Ray's worker processes: in them every kind of job becomes a `StandIn`. The driver, its
-Tuner, actors, records and MLflow are the real ones.
+`simulate_jobs` is a setup hook of Ray's worker processes: in them every kind of job becomes a `StandIn`. The driver,
+its Tuner, actors, records and MLflow are the real ones.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ class StandIn:
             ]
         if isinstance(config, FinetuneJob):
             names = ("train/loss", "epoch/dev/f1", "epoch/dev/accuracy")
-            return [
-                Measurement(name, self._value(), epoch) for epoch in range(1, config.epochs + 1) for name in names
-            ]
+            return [Measurement(name, self._value(), epoch) for epoch in range(1, config.epochs + 1) for name in names]
         return []
 
     def state(self) -> dict[str, Any]:

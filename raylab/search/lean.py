@@ -18,6 +18,7 @@ from ray.air.execution import PlacementGroupResourceManager, ResourceRequest
 from ray.tune import registry
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 
 _SPARE_SECONDS = 1.0
 """How long a placement group that nothing waits for any more is kept for the next trial."""
@@ -32,7 +33,12 @@ class LeanController(TuneController):
 
     def __init__(self, **arguments: Any) -> None:
         self._placements = _Placements()
-        super().__init__(**{**arguments, "resource_manager_factory": lambda: self._placements})
+        arguments["resource_manager_factory"] = lambda: self._placements
+        # It keeps every trial for lines that a sweep does not show.
+        callbacks = arguments.pop("callbacks", None) or []
+        callbacks = [callback for callback in callbacks if not isinstance(callback, TrialProgressCallback)]
+        self._pending_trials_list: list[Trial] = []
+        super().__init__(callbacks=callbacks, **arguments)
 
     def on_step_end(self) -> None:
         """Forget what has ended, besides what Tune does."""

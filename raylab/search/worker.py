@@ -83,6 +83,12 @@ class JobWorker(tune.Trainable):
         except Exception as error:  # the job's own failure: the actor is sound, and other jobs go on
             return self._give_up(JobFailure.of(error))
 
+    def get_auto_filled_metrics(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """What Tune adds to every report, but for the configuration, which the driver has."""
+        filled: dict[str, Any] = super().get_auto_filled_metrics(*arguments, **options)
+        filled.pop("config", None)
+        return filled
+
     def cleanup(self) -> None:
         """Keep what an unfinished job has done; Tune calls this when it stops the actor."""
         if self._execution is not None:

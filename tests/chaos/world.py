@@ -20,6 +20,7 @@ import yaml
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # a token of the user is of another cluster
 
+from ray._private.utils import get_ray_address_file, read_ray_address
 from ray.cluster_utils import Cluster
 
 STUDY: dict[str, Any] = {
@@ -60,6 +61,8 @@ class World:
         self._temporary = Path(tempfile.mkdtemp(prefix="rl"))
         arguments = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(self._temporary)}
         self.cluster = Cluster(initialize_head=True, head_node_args=arguments)
+        if read_ray_address() == self.cluster.gcs_address:  # other sweeps of this machine shall not join it
+            Path(get_ray_address_file(None)).unlink()
         for _ in range(nodes):
             self.add_node()
         self._port = _free_port()
@@ -135,13 +138,13 @@ class World:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        for _ in range(600):
+        for _ in range(1800):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health", timeout=2)
                 return
             except OSError:
                 time.sleep(0.1)
-        raise AssertionError("the MLflow server did not start within a minute")
+        raise AssertionError("the MLflow server did not start within three minutes")
 
     def stop_server(self) -> None:
         """Kill the MLflow server."""

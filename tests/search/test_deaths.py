@@ -30,7 +30,11 @@ def _died(message: str) -> ActorDiedError:
         (OutOfMemoryError("Task was killed due to the node running low on memory."), False, "memory"),
         (_died("Worker unexpectedly exits with a connection error code 2. End of file."), False, "killed from outside"),
         (RayTaskError("train", "Traceback: ...", Preempted("SIGTERM")), True, "told to end"),
-        (RayTaskError("train", "Traceback: ...", WorkersLost("a worker was lost", True, "")), True, "a worker was lost"),
+        (
+            RayTaskError("train", "Traceback: ...", WorkersLost("a worker was lost", True, "")),
+            True,
+            "a worker was lost",
+        ),
         (RayTaskError("train", "Traceback:\n  ...\nKeyError: 'a'", KeyError("a")), False, "KeyError"),
     ],
 )
