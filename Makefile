@@ -1,5 +1,6 @@
 # make sweep   the demo study, end to end, in a virtual environment of its own
-# make test    the whole test suite      make lint   format, lint, types, import arrows
+# make test    the test suite            make lint   format, lint, types, import arrows
+# make test-long   ray up for real, and a sweep that is disturbed all the time: minutes each
 # make bench   the speed tables of benchmarks/README.md
 
 PYTHON ?= python3
@@ -7,14 +8,17 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: sweep test lint bench install clean
+.PHONY: sweep test test-long lint bench install clean
 
 sweep: install
 	$(RUN) -m raylab.sweep $(ARGS)
 
 test: install
-	$(RUN) -m pytest -n auto -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n auto -m "not slow and not long" $(ARGS)
 	$(RUN) -m pytest -m slow $(ARGS)
+
+test-long: install
+	$(RUN) -m pytest -m long $(ARGS)
 
 lint: install
 	$(VENV)/bin/ruff format --check .

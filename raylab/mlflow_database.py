@@ -148,9 +148,10 @@ class MlflowDatabase:
             found = self._runs(session, experiment)
             tags, params = (self._values(session, experiment, name) for name in ("tags", "params"))
             metrics: defaultdict[str, list[Metric]] = defaultdict(list)
-            for row in self._select(session, experiment, "latest_metrics"):
-                value = math.nan if row.is_nan else row.value
-                metrics[row.run_uuid].append(Metric(row.key, value, row.timestamp, row.step))
+            for key, name, value, time, step, is_nan in self._select(
+                session, experiment, "latest_metrics", ("value", "timestamp", "step", "is_nan")
+            ):
+                metrics[key].append(Metric(name, math.nan if is_nan else value, time, step))
         runs = []
         for run in found:
             key = run["run_uuid"]
@@ -191,17 +192,23 @@ class MlflowDatabase:
         self, session: Any, experiment: str, name: str, keys: Iterable[str] = ()
     ) -> defaultdict[str, dict[str, str]]:
         found: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        for row in self._select(session, experiment, name, keys):
-            found[row.run_uuid][row.key] = row.value
+        for run, key, value in self._select(session, experiment, name, ("value",), keys):
+            found[run][key] = value
         return found
 
-    def _select(self, session: Any, experiment: str, name: str, keys: Iterable[str] = ()) -> Iterable[Any]:
+    def _select(
+        self, session: Any, experiment: str, name: str, columns: Iterable[str], keys: Iterable[str] = ()
+    ) -> Iterable[Any]:
+        """Run, key and columns of a table's rows for all runs that are not deleted."""
         table, runs = self._tables[name], self._tables["runs"]
-        query = table.select().join(runs, table.c.run_uuid == runs.c.run_uuid)
+        query = table.select().with_only_columns(
+            table.c.run_uuid, table.c.key, *(table.c[column] for column in columns)
+        )
+        query = query.join(runs, table.c.run_uuid == runs.c.run_uuid)
         query = query.where(runs.c.experiment_id == int(experiment), runs.c.lifecycle_stage == "active")
         if keys := list(keys):
             query = query.where(table.c.key.in_(keys))
-        rows: Iterable[Any] = session.execute(query)
+        rows: Iterable[Any] = session.execute(query).all()
         return rows
 
 

@@ -25,7 +25,7 @@ from raylab.search.storage import Storage
 from raylab.view import draw, one_line
 
 STATUS_FILE = "status.json"  # as raylab.board writes it, which takes longer to import
-LOG_FILE = "log.txt"  # as raylab.search.job_log does
+LOG_FILES = "log*.txt"  # as raylab.search.worker names them
 
 SILENCE_SECONDS = 60.0
 """A driver writes its status every second; one on another machine that has not for so long is gone."""
@@ -174,12 +174,13 @@ def _print_logs(storage: Storage, study: str | None, job: str) -> None:
     print(f"{name or 'job'}  {key}")
     print(f"folder  {storage.location_of(key)}")
     error = storage.read_error(key)
-    path = storage.folder(key) / LOG_FILE
-    output = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
-    for title, text in (("error", error), ("output", output)):
+    printed = {"error": error or ""}
+    for path in sorted(storage.folder(key).glob(LOG_FILES)):  # of several workers one each
+        printed[path.name] = path.read_text(encoding="utf-8", errors="replace")
+    for title, text in printed.items():
         if text:
             print(f"\n{title}\n{text.rstrip()}")
-    if not error and not output:
+    if not any(printed.values()):
         state = "is done" if storage.is_finished(key) else "has not failed"
         print(f"\nIt {state}, and printed nothing.")
 

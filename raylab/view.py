@@ -42,7 +42,11 @@ def draw(
     now = time.time() if now is None else now
     status = settled(status)
     parts: list[RenderableType] = [_headline(status, now), _bar(status, width), _counts(status)]
-    front, failures, events = list(_front(status)), list(_failures(status)), list(_recent(status)) if recent else []
+    front, failures, events = (
+        list(_front(status)),
+        list(_failures(status, height)),
+        list(_recent(status)) if recent else [],
+    )
     tail = [*front, *failures, *events]
     taken = 4 + len(status["jobs"]) + len(tail) + (1 if status["unlogged"] > 100 else 0)
     rows = len(status["running"]) if height is None else max(3, height - taken - 4)
@@ -64,7 +68,12 @@ def settled(status: Mapping[str, Any]) -> Mapping[str, Any]:
         kind: {**counts, "waiting": counts.get("waiting", 0) + counts.get("running", 0)}
         for kind, counts in status["jobs"].items()
     }
-    return {**status, "running": [], "jobs": {kind: {**counts, "running": 0} for kind, counts in jobs.items()}}
+    return {
+        **status,
+        "running": [],
+        "seconds_left": None,
+        "jobs": {kind: {**counts, "running": 0} for kind, counts in jobs.items()},
+    }
 
 
 def total_of(status: Mapping[str, Any], *states: str) -> int:
@@ -206,15 +215,16 @@ def shown_values(values: Mapping[str, Any]) -> str:
     )
 
 
-def _failures(status: Mapping[str, Any]) -> Iterator[RenderableType]:
-    failures = status["failures"]
-    if failures:
+def _failures(status: Mapping[str, Any], height: int | None) -> Iterator[RenderableType]:
+    shown = status["failures"][-20 if height is None else -3 :]
+    if shown:
         yield Text()
-        for failure in failures[-3:]:
-            yield _cut(Text(f"FAILED {failure['name']}: {failure['error']}", style="red"))
+        for failure in shown:
+            reason = Text(f"FAILED {failure['name']}: {failure['error']}", style="red")
+            yield reason if height is None else _cut(reason)
             yield Text(f"       {failure['logs']}")
-        if total_of(status, "failed") > 3:
-            yield Text(f"and {total_of(status, 'failed') - 3} more failed", style="red")
+        if total_of(status, "failed") > len(shown):
+            yield Text(f"and {total_of(status, 'failed') - len(shown)} more failed", style="red")
 
 
 def _recent(status: Mapping[str, Any]) -> Iterator[RenderableType]:

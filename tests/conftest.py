@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import mlflow
 import pytest
 import torch
 
+os.environ["RAY_AUTH_MODE"] = "disabled"  # a process of tests meets several clusters; Ray reads this once a process
 torch.set_num_threads(1)  # models of tests are so small that a second thread only waits for the first
 
 _KIT = Path(__file__).parents[1].parent / "shared" / "data"

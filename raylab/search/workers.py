@@ -15,6 +15,7 @@ from ray.train.torch import get_device
 
 from raylab.search.deaths import Death, WorkersLost
 from raylab.search.execution import REPORT_SECONDS, Execution, Stamped, set_up_process
+from raylab.search.job_log import printed_to
 from raylab.search.mailbox import JobFailure, Mail, Mailbox, is_out_of_memory
 from raylab.search.network import NodeTorchConfig
 from raylab.search.storage import Storage
@@ -148,7 +149,9 @@ def _train(settings: dict[str, Any]) -> None:
     """What every worker does, in a process of its own; Ray Train has joined them in a process group."""
     mailbox = settings["mailbox"]
     try:
-        _work(settings, mailbox)
+        rank = ray.train.get_context().get_world_rank()
+        with printed_to(settings["storage"].folder(settings["job"].key) / f"log.{rank}.txt"):
+            _work(settings, mailbox)
     except Exception as error:
         if _may_be_of_lost_worker(error):
             raise  # the driver starts the job again

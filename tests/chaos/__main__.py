@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import mlflow
 from conftest import make_corpus
 
-from chaos.run import compare, disturb, undisturbed
+from chaos.run import disturb, undisturbed
 from chaos.world import STUDY, World
 
 
@@ -41,8 +41,7 @@ def main() -> int:
             if options.disk:
                 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(world.runs)], check=True)
             reference = undisturbed(world)
-            findings = disturb(world, options.seed, options.kills, options.pace, report=True)
-            compare(world, findings, reference)
+            findings = disturb(world, reference, options.seed, options.kills, options.pace, report=True)
         finally:
             world.close()
             if os.path.ismount(world.runs):

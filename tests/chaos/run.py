@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import threading
 import time
 from collections import Counter
@@ -47,11 +46,19 @@ class _Records(threading.Thread):
         super().__init__(daemon=True)
         self._world, self._findings = world, findings
         self._seen: dict[str, int] = {}
-        self.ended = threading.Event()
+        self._ended = threading.Event()
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self.join()
+        self.look()
 
     def run(self) -> None:
         """Look, again and again."""
-        while not self.ended.wait(0.1):
+        while not self._ended.wait(0.1):
             self.look()
 
     def look(self) -> None:
@@ -66,39 +73,46 @@ class _Records(threading.Thread):
         self._seen = found
 
 
-def undisturbed(world: World) -> tuple[str, dict[str, object]]:
-    """The table and results of a sweep that nothing disturbs; they are removed afterwards."""
+Reference = tuple[str, dict[str, object]]
+"""The table and the results of a sweep that nothing disturbed."""
+
+
+def undisturbed(world: World) -> Reference:
+    """What a sweep gives that nothing disturbs; its results are removed afterwards."""
     driver = world.start_driver()
     code = driver.wait(timeout=_PATIENCE_SECONDS)
     output = world.log.read_text(encoding="utf-8")
     assert code == 0, output
     found = table(output), world.results()
-    for name in ("jobs", "studies", "features", "checked"):
-        shutil.rmtree(world.runs / name, ignore_errors=True)
-    client = mlflow.MlflowClient(world.uri)
-    experiment = client.get_experiment_by_name("chaos")
-    assert experiment is not None
-    client.rename_experiment(experiment.experiment_id, "undisturbed")
+    world.forget()
     return found
 
 
 def disturb(
-    world: World, seed: int, kills: int, pace: float, *, without: frozenset[str] = frozenset(), report: bool = False
+    world: World,
+    reference: Reference,
+    seed: int,
+    kills: int,
+    pace: float,
+    *,
+    without: frozenset[str] = frozenset(),
+    report: bool = False,
 ) -> Findings:
-    """Disturb a sweep at random times, until so much was killed, and let it end.
+    """Disturb a sweep at random times until so much was killed, let it end, and compare.
+
+    A sweep that ends before is compared, forgotten and started again.
 
     Args:
         world: Where it runs.
+        reference: What it should give.
         seed: Of what is done when.
-        kills: How much to kill; the sweep may end before.
+        kills: How much to kill.
         pace: Mean seconds between two disturbances.
         without: Kinds of disturbances to leave out.
         report: Print what is done.
     """
     draw = random.Random(seed)
     findings = Findings()
-    records = _Records(world, findings)
-    records.start()
     begun = time.monotonic()
 
     def say(what: str) -> None:
@@ -108,38 +122,39 @@ def disturb(
             print(line, flush=True)
 
     kinds = [kind for kind in ALL if kind.name not in without]
-    _start(world, findings)
-    while findings.kills < kills:
-        world.sleep(draw.expovariate(1 / pace))
-        (kind,) = draw.choices(kinds, [kind.weight for kind in kinds])
-        if _ended(world):
-            code = world.driver.poll() if world.driver else None
-            say(f"the sweep ended with {code}")
-            if code == 0:
-                break
+    while True:
+        with _Records(world, findings):
             _start(world, findings)
-        done = kind.do(world, draw)
-        if done is not None:
-            findings.done[kind.name] += 1
-            findings.starts += kind.name == "driver killed"
-            say(f"{kind.name}: {done}")
-    code = _finish(world, findings)
-    say(f"the sweep ended with {code}")
-    if code != 0:
-        findings.wrong.append(f"the sweep ends with {code}")
-    records.ended.set()
-    records.join()
-    records.look()
-    findings.wrong += _runs(world)
-    return findings
+            while findings.kills < kills:
+                world.sleep(draw.expovariate(1 / pace))
+                if (code := world.ended()) is not None:
+                    if code == 0:
+                        break
+                    say(f"the sweep ended with {code}")
+                    _start(world, findings)  # a job that was given up runs again
+                (kind,) = draw.choices(kinds, [kind.weight for kind in kinds])
+                done = kind.do(world, draw)
+                if done is not None:
+                    findings.done[kind.name] += 1
+                    findings.starts += kind.name == "driver killed"
+                    say(f"{kind.name}: {done}")
+            code = _finish(world, findings)
+        say(f"the sweep ended with {code}")
+        if code != 0:
+            findings.wrong.append(f"the sweep ends with {code}")
+        else:
+            _compare(world, findings, reference)
+        if findings.wrong or findings.kills >= kills:
+            return findings
+        world.forget()
 
 
-def compare(world: World, findings: Findings, reference: tuple[str, dict[str, object]]) -> None:
+def _compare(world: World, findings: Findings, reference: Reference) -> None:
     """Note where the results differ from those of an undisturbed sweep."""
     expected, results = reference
-    output = world.log.read_text(encoding="utf-8")
-    if table(output) != expected:
-        findings.wrong.append(f"the table is\n{table(output)}\nand undisturbed\n{expected}")
+    given = table(world.log.read_text(encoding="utf-8"))
+    if given != expected:
+        findings.wrong.append(f"the table is\n{given}\nand undisturbed\n{expected}")
     found = world.results()
     if found != results:
         keys = [key for key in {*found, *results} if found.get(key) != results.get(key)]
@@ -147,6 +162,7 @@ def compare(world: World, findings: Findings, reference: tuple[str, dict[str, ob
     leftovers = [str(path) for path in world.runs.glob("jobs/*/checkpoint*.pt")]
     if leftovers:
         findings.wrong.append(f"finished jobs left checkpoints: {', '.join(leftovers)}")
+    findings.wrong += _runs(world)
 
 
 def _start(world: World, findings: Findings) -> None:
@@ -154,18 +170,12 @@ def _start(world: World, findings: Findings) -> None:
     world.start_driver()
 
 
-def _ended(world: World) -> bool:
-    return world.driver is None or world.driver.poll() is not None
-
-
 def _finish(world: World, findings: Findings) -> int | None:
     """Let the sweep end; a job that was given up runs again with the next sweep."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     code: int | None = None
     for _ in range(3):
-        if world.driver is None:
-            return None
-        while (code := world.driver.poll()) is None:
+        while (code := world.ended()) is None:
             if time.monotonic() > deadline:
                 return None
             world.sleep(0.2)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import yaml
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # a token of the user is of another cluster
@@ -109,6 +110,20 @@ class World:
                 start_new_session=True,
             )
         return self.driver
+
+    def ended(self) -> int | None:
+        """The exit code of the sweep, or None while it runs."""
+        assert self.driver is not None
+        return self.driver.poll()
+
+    def forget(self) -> None:
+        """Remove the results of a sweep that has ended, so that the next one runs everything."""
+        for name in ("jobs", "studies", "features", "checked"):
+            shutil.rmtree(self.runs / name, ignore_errors=True)
+        client = mlflow.MlflowClient(self.uri)
+        experiment = client.get_experiment_by_name("chaos")
+        assert experiment is not None
+        client.rename_experiment(experiment.experiment_id, f"before {time.time()}")
 
     def records(self) -> dict[str, int]:
         """When the record of each finished job was written, by key."""

@@ -126,6 +126,7 @@ class Machine:
             stderr=subprocess.STDOUT,
             text=True,
             timeout=seconds,
+            start_new_session=True,  # ssh is not to reach for the terminal that the tests were started from
         )
         return done.returncode, done.stdout
 

@@ -13,7 +13,7 @@ from machines import CHECKOUT, Machine, machines
 
 Study = Callable[..., Path]
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_machines")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("real_machines")]
 
 ASK_MLFLOW = """
 import base64, sys, urllib.error, urllib.request
@@ -124,7 +124,7 @@ def test_a_sweep_on_the_cluster_as_it_lies(tiny_study: Study, tmp_path: Path) ->
 
 
 def test_a_cluster_grows_by_addresses(tiny_study: Study, tmp_path: Path) -> None:
-    study, storage = str(tiny_study(scaling={"num_workers": 2})), tmp_path / "shared"
+    study, storage = str(tiny_study(variants=["joint"], scaling={"num_workers": 2})), tmp_path / "shared"
     with machines(tmp_path, "head", "worker", "outside") as (head, worker, outside):
         head.connect(worker, "10.77.0")
         head.connect(outside, "10.78.0")
@@ -134,7 +134,6 @@ def test_a_cluster_grows_by_addresses(tiny_study: Study, tmp_path: Path) -> None
         cluster = yaml.safe_load((CHECKOUT / "cluster.yaml").read_text(encoding="utf-8"))
         cluster["provider"] = {"type": "local", "head_ip": "10.77.0.1", "worker_ips": ["10.77.0.2"]}
         for name in ("head_start_ray_commands", "worker_start_ray_commands"):
-            # One job at a time on each machine, so that both are needed.
             cluster[name] = [
                 line.replace("~/.raylab/runs", str(storage)).replace("ray start", "ray start --num-cpus=1")
                 for line in cluster[name]
@@ -147,10 +146,11 @@ def test_a_cluster_grows_by_addresses(tiny_study: Study, tmp_path: Path) -> None
         )
         assert "refused: --address 10.77.0.1:6379: this machine is no node of that cluster (10.77.0.1" in output
 
-        # Two workers want two machines; the sweep waits for the second.
-        _succeed(head.run("python", "-m", "raylab.sweep", study))
+        # Two workers want two machines, of one CPU each: the sweep waits for the second.
+        output = _succeed(head.run("python", "-m", "raylab.sweep", study))
+        assert "4 jobs (1 prepare, 1 pretrain, 2 finetune), 0 done already" in output
         records = _records(storage)
-        assert {record["host"] for record in records} == {"head", "worker"}
+        assert len(records) == 4
         assert {record["workers"] for record in records if record["kind"] == "pretrain"} == {2}
         assert (worker.home / ".raylab" / "code" / "raylab" / "sweep.py").is_file()
         assert (worker.home / ".ray" / "auth_token").read_text(encoding="utf-8") == token

@@ -70,8 +70,9 @@ def test_trials_that_fall_behind_are_stopped_and_stay_stopped_after_a_kill(path:
     assert code == 0, output
     after = _trials(tmp_path)
     assert {trial.number: trial for trial in after if trial.number in before} == before
-    states = [trial.state for trial in after]
+    states = [trial.state for trial in after if trial.state is not TrialState.FAIL]  # asked for as the driver died
     assert len(states) == 6
+    assert len(after) <= 7
     assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
     best = min(after, key=lambda trial: abs(trial.params["pretrain.learning_rate"] - 5e-3))
     assert best.state is TrialState.COMPLETE

@@ -34,7 +34,7 @@ class _Counts:
         self.ended += 1
         if self.ended == 60:
             gc.collect()
-            self.held = sum(isinstance(known, Trial | TrackedActor) for known in gc.get_objects())
+            self.held = sum(type(known) in (Trial, TrackedActor) for known in gc.get_objects())
 
     def started(self, *event: Any) -> None: ...
     def measured(self, *event: Any) -> None: ...
