@@ -38,7 +38,7 @@ from raylab.hashing import fingerprint
 from raylab.model import model_fingerprint
 from raylab.study.space import variants_of
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raised when the same configuration comes to mean other results."""
 
 Kind = Literal["prepare", "pretrain", "import", "finetune", "probe"]
