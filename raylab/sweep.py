@@ -20,7 +20,7 @@ from rich.console import Console
 
 from raylab.board import Board, StatusFile
 from raylab.conclusion import BAD_INPUT, DONE, INTERRUPTED, conclude
-from raylab.config import StudyConfig
+from raylab.config import StudyConfig, Variant
 from raylab.data.source import Source, open_source
 from raylab.dry_run import print_dry_run
 from raylab.errors import InputError
@@ -34,6 +34,7 @@ from raylab.search.plan import Job, Plan, plan, searched_variants
 from raylab.search.running import default_storage
 from raylab.search.storage import Storage
 from raylab.study import known_studies, load_study, with_values
+from raylab.study.parameters import VARIANT
 from raylab.study.space import trial_study
 
 if TYPE_CHECKING:
@@ -146,10 +147,18 @@ def dry_run(
     """
     source = open_source(study.data, storage.root)
     jobs = plan(study, source)
-    trial = list(plan(study, source, searched_variants(study)).jobs.values()) if study.search else []
+    trial = max((plan(study, source, one).jobs for one in _variants_of_trials(study)), key=len, default={})
     sizes = check_datasets(study, source, storage)
-    print_dry_run(study, jobs, trial, storage, sizes, console, others=others, tflops=tflops)
+    print_dry_run(study, jobs, trial.values(), storage, sizes, console, others=others, tflops=tflops)
     return DONE
+
+
+def _variants_of_trials(study: StudyConfig) -> list[tuple[Variant, ...]]:
+    """The variants that a trial of a study's search may train: all of them, or one if it is searched."""
+    if study.search is None:
+        return []
+    variants = searched_variants(study)
+    return [(variant,) for variant in variants] if VARIANT in study.search.space else [variants]
 
 
 def sweep(
@@ -252,9 +261,9 @@ def _forget(
     """Discard the results of a study's jobs, those of its trials too, and its search."""
     keys = set(jobs.jobs)
     if search is not None:
-        trials = [*search.under_way().values(), *(values for values, _ in search.complete().values())]
-        for values in trials:
-            keys |= set(plan_trial(values).jobs)
+        for values in search.tried():
+            with contextlib.suppress(InputError):  # values that did not go together: it had no jobs
+                keys |= set(plan_trial(values).jobs)
         search.discard()
     for key in keys:
         storage.discard(key)

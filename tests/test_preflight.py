@@ -15,6 +15,7 @@ from raylab.preflight import changes_since_last_run
 from raylab.search.plan import plan
 from raylab.search.storage import Storage
 from raylab.study import validate, with_values
+from raylab.sweep import dry_run as dry_run_of_sweep
 
 Print = Callable[..., str]
 
@@ -75,6 +76,24 @@ def test_finished_jobs_cost_nothing(dry_run: Print, corpus_folder: Path, storage
     after = dry_run(study, 1e-3)
     assert 0 < _hours(after, "pretrain") < _hours(before, "pretrain")
     assert f"{jobs[0].key}      done" in after
+
+
+def test_a_trial_over_variants_is_as_large_as_the_largest_of_them(
+    corpus_folder: Path, storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def jobs_of_a_trial(space: dict[str, object], variants: list[str]) -> int:
+        study = _study(
+            data={"source": str(corpus_folder)},
+            variants=variants,
+            search={"space": space, "num_samples": 3, "objective": {"within/mean": "max"}},
+        )
+        dry_run_of_sweep(study, storage, Console(width=200, soft_wrap=True), tflops=1.0)
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("search: 3 trials"))
+        return int(line.split(" of up to ")[1].split()[0])
+
+    temperature: dict[str, object] = {"pretrain.temperature": {"uniform": [1, 5]}}
+    both = jobs_of_a_trial(temperature, ["ffn", "adapter"])
+    assert jobs_of_a_trial({**temperature, "variant": {"choice": ["ffn", "adapter"]}}, ["ffn", "adapter"]) == both / 2
 
 
 def test_a_dry_run_names_what_other_studies_share(dry_run: Print, corpus_folder: Path) -> None:

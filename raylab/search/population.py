@@ -106,6 +106,11 @@ class Population:
         scores = {trial.number: self._scores(trial) for trial in trials}
         return {number: (self._values(trials, number), found) for number, found in scores.items() if found is not None}
 
+    def tried(self) -> list[dict[str, Any]]:
+        """Values of all trials that were asked for, whatever became of them."""
+        trials = self._trials()
+        return [self._values(trials, trial.number) for trial in trials]
+
     def failed(self) -> list[int]:
         """Numbers of the trials of which a job failed."""
         return [t.number for t in self._trials() if t.state is TrialState.FAIL and _STOPPED not in t.user_attrs]

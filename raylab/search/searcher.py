@@ -136,9 +136,10 @@ class JobSearcher(Searcher):
 
     def interrupted(self, trial_id: str, reason: str) -> None:
         """A running job lost its process; the controller starts it again."""
-        job = self._running[trial_id]
-        for listener in self._listeners:
-            listener.interrupted(job, reason)
+        job = self._running.get(trial_id)
+        if job is not None:
+            for listener in self._listeners:
+                listener.interrupted(job, reason)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A running job reported."""

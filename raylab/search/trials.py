@@ -31,6 +31,7 @@ Values = Mapping[str, Any]
 """Of the searched fields, by dotted path."""
 
 _ABANDONED = "abandoned"  # a trial that was cut off before all its values were drawn: it is none
+_DRAWN = TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED
 _REPORTED = "perplexity"  # of a trial: how far it was behind, for early stopping
 
 _Found = dict[int, tuple[dict[str, Any], dict[str, float]]]
@@ -55,6 +56,9 @@ class Search(Protocol):
 
     def complete(self) -> _Found:
         """Values and scores of the trials that were told how good they are, by number."""
+
+    def tried(self) -> list[dict[str, Any]]:
+        """Values of all trials that were asked for, whatever became of them."""
 
     def failed(self) -> list[int]:
         """Numbers of the trials of which a job failed."""
@@ -133,6 +137,10 @@ class TrialSearch:
     def complete(self) -> _Found:
         """Values and scores of the trials that were told how good they are, by number."""
         return {t.number: (self._values(t), self._scores(t)) for t in self._trials(TrialState.COMPLETE)}
+
+    def tried(self) -> list[dict[str, Any]]:
+        """Values of all trials that were asked for, whatever became of them."""
+        return [self._values(trial) for trial in self._trials(*_DRAWN)]
 
     def failed(self) -> list[int]:
         """Numbers of the trials of which a job failed."""
@@ -285,7 +293,7 @@ class TrialSearch:
 
     def _count(self) -> None:
         """Read once what is there; from then on it is counted."""
-        drawn = self._trials(TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
+        drawn = self._trials(*_DRAWN)
         self._open = {trial.number for trial in drawn if trial.state is TrialState.RUNNING}
         self._asked = len(drawn)
         self._waiting = len(self._trials(TrialState.WAITING))

@@ -145,6 +145,17 @@ def test_draws_that_look_at_no_result_do_not_depend_on_timing(new: Callable[[str
     assert not search.exhausted
 
 
+def test_all_trials_that_were_asked_for_are_remembered(new: Callable[[str], str]) -> None:
+    search = TrialSearch(study(sampler="random"), new("trials"), "data")
+    asked = [search.ask() for _ in range(4)]
+    (first, _), (second, _), (third, _), _ = (one for one in asked if one is not None)
+    search.tell(first, {"within/mean": 1.0})
+    search.tell(second, None)
+    search.prune(third, "it was behind")
+    again = TrialSearch(study(sampler="random"), new("trials"), "data")
+    assert again.tried() == [one[1] for one in asked if one is not None]
+
+
 def test_another_seed_draws_others(new: Callable[[str], str]) -> None:
     for sampler in ("random", "qmc"):
         first, second = (
