@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -201,19 +201,20 @@ def read_records(
 class _Guarded:
     """A stream whose failures are those of its file, in one line."""
 
-    stream: Any
+    read_some: Callable[[int], bytes]
     file: TextFile
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes."""
-        data: bytes = reach(self.file.name, lambda: self.stream.read(size))
-        return data
+        return reach(self.file.name, lambda: self.read_some(size))
 
 
-def _decompressed(raw: BinaryIO, file: TextFile) -> Any:
+def _decompressed(raw: BinaryIO, file: TextFile) -> Callable[[int], bytes]:
+    """What reads a file's bytes as they were before it was compressed."""
     if file.compression is None:
-        return raw
-    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), file.compression)
+        return raw.read
+    stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), file.compression)
+    return lambda size: bytes(stream.read_buffer(size))  # `read` never frees its megabyte where it fails
 
 
 def _read_json(

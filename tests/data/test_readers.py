@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import random
 import subprocess
 import sys
@@ -186,6 +188,21 @@ def test_the_longest_line_is_read(tmp_path: Path) -> None:
     path.write_bytes(b"one\n" + b"x" * (LONGEST_LINE + 1) + b"\ntwo\n")
     with pytest.raises(InputError, match=r":2: the line is longer"):
         _read(path)
+
+
+def test_a_file_that_is_refused_leaves_no_memory_behind(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.txt.gz"
+    path.write_bytes(gzip.compress(b"one\ntwo\n")[:-4] + b"\0\0\0\0")
+
+    def allocated() -> int:
+        """Bytes of the process's memory of its own, touched or not."""
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[5]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = allocated()
+    for _ in range(300):
+        with pytest.raises(InputError):
+            _read(path)
+    assert allocated() - before < 100 << 20
 
 
 def _mutated(draw: random.Random, valid: bytes) -> bytes:

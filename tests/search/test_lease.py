@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server")]
 
 def test_a_driver_that_lost_its_study_leaves_it_alone(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
     first, store = nodes("first"), ObjectStore(nodes("first").uri)
     (first.study_folder("tiny") / "status.json").write_text("the first one's")
 

@@ -51,9 +51,7 @@ class Server:
 
     def _run(self, program: str, *options: str) -> None:
         command = [str(self._programs / program), "-D", str(self._data), *options]
-        if self._user:  # by a program: with `user=` Python forks, for which a process of this size may lack memory
-            command = ["setpriv", f"--reuid={self._user}", f"--regid={self._user}", "--clear-groups", "--", *command]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, user=self._user, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         assert done.returncode == 0, done.stderr
 
 
