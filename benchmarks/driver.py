@@ -6,6 +6,7 @@ time and memory went.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import os
@@ -62,11 +63,18 @@ def _threads() -> dict[str, float]:
 
 
 def main() -> int:
-    report, *arguments = sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.driver", description=__doc__)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--light", action="store_true", help="note when Ray is up alone: more would be imported for it")
+    options, arguments = parser.parse_known_args()
     import raylab.sweep
 
     _moment("imported")
     import raylab.search.cluster as cluster
+
+    _watched(cluster.ray, "init", after="Ray up")
+    if options.light:
+        return _finish(raylab.sweep.main(arguments), options.report)
     import raylab.search.tuner as tuner
     from raylab.board import Board
     from raylab.progress import ProgressLines
@@ -82,7 +90,6 @@ def main() -> int:
             _report["memory"][ended] = _memory()
 
     _watched(raylab.sweep, "plan", after="planned")
-    _watched(cluster.ray, "init", after="Ray up")
     for listener in (Board, ProgressLines, Tracker):
         for event in ("started", "measured", "done", "failed"):
             _watched(listener, event, before=note_end if (listener, event) == (Board, "done") else None)
@@ -107,9 +114,14 @@ def main() -> int:
 
     tuner.run_jobs, Tracker.flush = watched_run, watched_flush  # type: ignore[method-assign]
     code = raylab.sweep.main(arguments)
+    _report["ended"] = ended
+    return _finish(code, options.report)
+
+
+def _finish(code: int, report: Path) -> int:
     _moment("end")
-    _report.update({"spent": _spent, "ended": ended, "memory at the end": _memory(), "code": code})
-    Path(report).write_text(json.dumps(_report), encoding="utf-8")
+    _report.update({"spent": _spent, "memory at the end": _memory(), "code": code})
+    report.write_text(json.dumps(_report), encoding="utf-8")
     return code
 
 

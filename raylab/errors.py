@@ -1,8 +1,16 @@
-"""The one exception that means "the input is wrong", as opposed to "raylab is wrong"."""
+"""The one exception that means "the input is wrong", as opposed to "raylab is wrong"; and what others say, short."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+_LONGEST_REASON = 300  # characters; some libraries list all that they know
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says went wrong, as one line that is not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
 class InputError(ValueError):

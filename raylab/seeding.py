@@ -8,8 +8,10 @@ read.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def seed_of(*parts: int | str) -> int:
@@ -20,4 +22,6 @@ def seed_of(*parts: int | str) -> int:
 
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator at the start of the random stream of this name."""
+    import torch  # a driver draws seeds alone, and need not wait for it
+
     return torch.Generator().manual_seed(seed_of(*parts))

@@ -6,10 +6,11 @@ import argparse
 import contextlib
 import math
 import os
+import signal
 import sys
 import threading
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -39,6 +40,7 @@ from raylab.study.space import trial_study
 
 if TYPE_CHECKING:
     from raylab.search.trials import Search
+    from raylab.tracking import Tracker
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -187,12 +189,6 @@ def sweep(
         check_objectives(study, plan(study, source, searched_variants(study)).jobs.values())
     search = _open_search(study, storage, source)
 
-    # Imported here because they take seconds: bad input is found before.
-    from raylab.search.cluster import connect
-    from raylab.search.searcher import JobSearcher, worker_settings
-    from raylab.search.tuner import interruptible, run_jobs
-    from raylab.tracking import Tracker
-
     changes = changes_since_last_run(study, jobs.jobs, search.name if search else None, storage)
     stop = threading.Event()
     graph = JobGraph(storage.is_finished, lambda job: _priority(job, estimator), storage.has_files)
@@ -202,15 +198,21 @@ def sweep(
         changed, variants = trial_study(study, values, with_values)
         return plan(changed, source, variants)
 
+    # From here on imports take seconds: bad input is found before. MLflow's go beside the start of Ray, which is mostly
+    # waiting; never beside other imports, for two threads may see each other's modules half made.
+    from raylab.search.cluster import connect
+
     with ExitStack() as stack:
-        stack.enter_context(interruptible(stop))
+        stack.enter_context(_interruptible(stop))
         background = stack.enter_context(ThreadPoolExecutor(1))
-        tracking = background.submit(Tracker, uri, study, f"{storage.location}/jobs", storage.root / "artifacts")
-        # Ray and MLflow start side by side; where nothing is left to run there is no need of Ray.
-        slots = None
+        tracking = background.submit(_open_tracker, uri, study, storage)
+        slots = None  # where nothing is left to run there is no need of Ray
         if fresh or not all(map(storage.is_finished, jobs.jobs)) or (search and not search.exhausted):
             slots = stack.enter_context(connect(address, study.scaling))
         tracker = tracking.result()
+        from raylab.search.searcher import JobSearcher, worker_settings
+        from raylab.search.tuner import run_jobs
+
         if fresh:
             _forget(storage, jobs, search, plan_trial)
             search = _open_search(study, storage, source)
@@ -255,6 +257,12 @@ def sweep(
     return conclude(study, storage, uri, console, tracker, searcher, search, best)
 
 
+def _open_tracker(uri: str, study: StudyConfig, storage: Storage) -> Tracker:
+    from raylab.tracking import Tracker
+
+    return Tracker(uri, study, f"{storage.location}/jobs", storage.root / "artifacts")
+
+
 def _forget(
     storage: Storage, jobs: Plan, search: Search | None, plan_trial: Callable[[Mapping[str, Any]], Plan]
 ) -> None:
@@ -282,6 +290,23 @@ def _open_search(study: StudyConfig, storage: Storage, source: Source) -> Search
     labelled = [source.dataset_fingerprint(task, language) for task, language in product(tasks, languages)]
     kind = TrialSearch if study.search.population is None else Population
     return kind(study, url, fingerprint([texts, labelled]))
+
+
+@contextlib.contextmanager
+def _interruptible(stop: threading.Event) -> Iterator[None]:
+    """On the first Ctrl-C (or SIGTERM) set `stop`; on the second, interrupt at once."""
+
+    def request(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _priority(job: Job, estimator: Estimator) -> float:

@@ -12,7 +12,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from raylab.errors import InputError
+from raylab.errors import InputError, one_line
 from raylab.hashing import fingerprint, fingerprint_files
 
 Format = Literal["text", "json", "parquet"]
@@ -100,11 +100,6 @@ def reach(name: str, action: Callable[[], _T]) -> _T:
         raise InputError.at(name, None, f"{one_line(error)}; {remedy(name)}") from None
     except Exception as error:
         raise InputError.at(name, None, f"cannot be read: {one_line(error)}") from None
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def remedy(name: str) -> str:

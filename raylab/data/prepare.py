@@ -19,8 +19,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from raylab.config import PrepareJob
 from raylab.data.atomic import atomic_path, remove_leftovers
 from raylab.data.corpus import SPLITS, Corpus, Reading, open_corpus
@@ -135,7 +133,7 @@ def prepare(job: PrepareJob, source: Source, folder: Path, report: Report | None
             reading = left_out[language]
             encoder = StoreEncoder(tokenizer)
             with _open_writers(folder, language, tokenizer) as writers:
-                for split, tokens in encoder.encode_all(corpus.blocks(reading), torch.get_num_threads()):
+                for split, tokens in encoder.encode_all(corpus.blocks(reading), _threads()):
                     writers[split].write_joined(*tokens)
                     share = (before + reading.bytes) / total
                     report(f"writing the tokens of {language}", begun + (1 - begun) * share)
@@ -235,6 +233,13 @@ def _tokenizer_files(path: Path) -> list[Path]:
         f"data.tokenizer: no {path}; {', '.join(TRAINED_TOKENIZERS)}, a SentencePiece model file, or a folder with "
         f"{_TOKENIZER_FILES[0]} would do"
     )
+
+
+def _threads() -> int:
+    """How many threads this process may use."""
+    import torch  # a driver looks at tokenizers alone, and need not wait for it
+
+    return torch.get_num_threads()
 
 
 def _make_tokenizer(corpora: Sequence[Corpus], folder: Path, job: PrepareJob) -> None:

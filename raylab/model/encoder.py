@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from raylab.config import ModelConfig
 from raylab.errors import InputError
 from raylab.model.dropout import Dropout
+from raylab.model.hub import CONFIG_FILE
 from raylab.model.matmul import linear
 from raylab.model.modules import PER_LANGUAGE, Layer, PerLanguage, initialise, layer_norm, place, route, transform
 
 MODEL_TYPE = "raylab"
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from raylab.model.encoder import CONFIG_FILE
+from raylab.model.hub import CONFIG_FILE
 
 _HUGGING_FACE_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raylab.errors import InputError
-from raylab.model.encoder import CONFIG_FILE
+from raylab.errors import InputError, one_line
+from raylab.model.hub import CONFIG_FILE
 
 # Fields that `import_model` adds to config.json.
 SEPARATOR_FIELD = "segment_separator_id"  # the token behind which the second text of a pair begins
 UNKNOWN_FIELD = "unknown_token_id"  # what ids behind the vocabulary are read as
-_LONGEST_REASON = 300  # characters; transformers lists all the models it knows
 _UNUSED_PARAMETERS = ("pooler",)  # what a task's head of ours never reads
 
 
@@ -248,9 +247,3 @@ def _languages(config: Any) -> tuple[str, ...]:
         numbers: Mapping[str, int] = getattr(config, "lang2id", None) or {}
         return tuple(sorted(numbers, key=numbers.__getitem__))
     return ()
-
-
-def one_line(error: BaseException) -> str:
-    """What a library says went wrong, as one line that is not too long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from raylab.errors import InputError
+from raylab.errors import InputError, one_line
 from raylab.hashing import fingerprint, fingerprint_files
-from raylab.model.encoder import CONFIG_FILE
-from raylab.model.external import one_line
+
+CONFIG_FILE = "config.json"
 
 # Of several, transformers takes the first that is there.
 _WEIGHTS = (

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from raylab.data.atomic import atomic_path
-from raylab.errors import InputError
+from raylab.errors import InputError, one_line
 from raylab.model import hub, xlm_tokenizer
-from raylab.model.encoder import CONFIG_FILE, MODEL_TYPE
-from raylab.model.external import SEPARATOR_FIELD, UNKNOWN_FIELD, ExternalEncoder, one_line, quiet_transformers
+from raylab.model.encoder import MODEL_TYPE
+from raylab.model.external import SEPARATOR_FIELD, UNKNOWN_FIELD, ExternalEncoder, quiet_transformers
+from raylab.model.hub import CONFIG_FILE
 from raylab.model.loading import read_model_type
 
 Report = Callable[[str, float], None]

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 from raylab.errors import InputError
-from raylab.model.encoder import CONFIG_FILE, MODEL_TYPE, Encoder
+from raylab.model.encoder import MODEL_TYPE, Encoder
 from raylab.model.external import ExternalEncoder
+from raylab.model.hub import CONFIG_FILE
 
 
 def load_encoder(folder: Path) -> Encoder | ExternalEncoder:

@@ -10,8 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 from raylab.config import ADAPTER_VARIANTS, FinetuneJob, ModelConfig, PretrainJob
 from raylab.config.probes import ProbeJob
 from raylab.data.atomic import atomic_path
@@ -135,6 +133,8 @@ class Estimator:
 
     def _flops_per_second(self) -> float:
         if self._rate is None:
+            import torch  # a second; where earlier jobs tell how long they take, it is not needed
+
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             matrix = torch.randn(512, 512)

@@ -14,7 +14,8 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from raylab.search.execution import RETRIES
+RETRIES = 3
+"""How often work is started again after a process died that did it."""
 
 BLAMELESS_RETRIES = 10 * RETRIES
 """How often a job is started again, without progress, that lost its node: it is not to blame, but may be after all."""

@@ -25,12 +25,6 @@ from raylab.train.run import Measurement, Run
 Stamped = tuple[str, float, int, int]
 """A measurement: name, value, step, milliseconds since the epoch."""
 
-REPORT_SECONDS = 1.0
-"""Work between two reports to the driver: the delay of Ctrl-C, and of what MLflow shows."""
-
-RETRIES = 3
-"""How often work is started again after a process died that did it."""
-
 _AGREEMENT_SECONDS = 0.5
 """Between two looks at a checkpoint of which some workers still see the one before."""
 
@@ -64,7 +58,12 @@ class Execution:
 
     Attributes:
         history: All measurements so far.
+        nodes: Other nodes that it works on: none.
+        silence: Seconds for which others have made no progress: there are none.
     """
+
+    nodes: tuple[str, ...] = ()
+    silence = 0.0
 
     def __init__(
         self,
@@ -129,6 +128,13 @@ class Execution:
             with suppress(DiskFullError):  # there may be room the next time, or at least at the end
                 self.save()
         return fresh, False
+
+    def close(self) -> None:
+        """Let go of it unfinished: it holds nothing that others need."""
+
+    def ask_for_checkpoint(self) -> None:
+        """Write a checkpoint soon: at once."""
+        self.save()
 
     def save(self) -> None:
         """Write a checkpoint."""

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from raylab.search.execution import Stamped
 
 
+REPORT_SECONDS = 1.0
+"""Work between two reports to the driver: the delay of Ctrl-C, and of what MLflow shows."""
+
+
 class JobFailure(Exception):
     """A job failed by itself: to run it again would be no use.
 

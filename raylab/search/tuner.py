@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
 import tempfile
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 from ray import tune
@@ -91,20 +88,3 @@ def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, at_once: int, stop: 
         )
         with sweep_controller(searcher, scaling.hang_seconds):
             tuner.fit()
-
-
-@contextlib.contextmanager
-def interruptible(stop: threading.Event) -> Iterator[None]:
-    """On the first Ctrl-C (or SIGTERM) set `stop`; on the second, interrupt at once."""
-
-    def request(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,14 +14,14 @@ from ray.exceptions import RayError
 
 from raylab.heartbeat import beat
 from raylab.search.deaths import Preempted
-from raylab.search.execution import REPORT_SECONDS, Execution, set_up_process
 from raylab.search.job_log import LOG_FILE, printed_to
-from raylab.search.mailbox import JobFailure
+from raylab.search.mailbox import REPORT_SECONDS, JobFailure
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
 from raylab.search.vigil import Vigil, pass_on
 
 if TYPE_CHECKING:
+    from raylab.search.execution import Execution
     from raylab.search.workers import DistributedExecution
 
 DRAINING_SECONDS = 5.0
@@ -46,6 +46,8 @@ class JobWorker(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the first job; Tune calls this in a new actor."""
+        from raylab.search.execution import set_up_process  # and with it torch, which the driver does without
+
         set_up_process(int(config["threads"]))
         self._vigil = Vigil(self._note_hang, partial(pass_on, ray.get_runtime_context().get_actor_id()))
         self._told_to_end = False
@@ -56,7 +58,7 @@ class JobWorker(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin the next job in this actor."""
-        if self._execution is not None and not isinstance(self._execution, Execution):
+        if self._execution is not None:
             self._execution.close()  # it was stopped early
         # Names apart from the base class's own attributes.
         self._job_settings = new_config
@@ -113,6 +115,8 @@ class JobWorker(tune.Trainable):
             from raylab.search.workers import DistributedExecution  # it takes a second that few actors need
 
             return DistributedExecution(settings)
+        from raylab.search.execution import Execution
+
         return Execution(
             settings["job"],
             self._results,
@@ -126,20 +130,15 @@ class JobWorker(tune.Trainable):
 
     def _state(self, execution: Execution | DistributedExecution) -> dict[str, float]:
         """How far the job is, and how long it has made no progress."""
-        silence = 0.0 if isinstance(execution, Execution) else execution.silence
-        return {"progress": max(self._share, execution.progress), "silence": silence}
+        return {"progress": max(self._share, execution.progress), "silence": execution.silence}
 
     def _save_if_node_ends(self, execution: Execution | DistributedExecution) -> None:
         """Write a checkpoint, at once and then every few seconds, where the node will be taken away."""
         if self._told_to_end:
             execution.save()
             raise Preempted("SIGTERM")
-        nodes = () if isinstance(execution, Execution) else execution.nodes
-        if self._vigil.any_drains(nodes) and time.monotonic() - self._saved > DRAINING_SECONDS:
-            if isinstance(execution, Execution):
-                execution.save()
-            else:
-                execution.ask_for_checkpoint()
+        if self._vigil.any_drains(execution.nodes) and time.monotonic() - self._saved > DRAINING_SECONDS:
+            execution.ask_for_checkpoint()
             self._saved = time.monotonic()
 
     def _give_up(self, failure: JobFailure) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import ray.train
 from ray.train.torch import get_device
 
 from raylab.search.deaths import Death, WorkersLost
-from raylab.search.execution import REPORT_SECONDS, Execution, Stamped, set_up_process
+from raylab.search.execution import Execution, Stamped, set_up_process
 from raylab.search.job_log import printed_to
-from raylab.search.mailbox import JobFailure, Mail, Mailbox, is_out_of_memory
+from raylab.search.mailbox import REPORT_SECONDS, JobFailure, Mail, Mailbox, is_out_of_memory
 from raylab.search.network import NodeTorchConfig
 from raylab.search.storage import Storage
 from raylab.search.trainer import TrialTrainer

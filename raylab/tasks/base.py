@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor, nn
 
 from raylab.data.labelled import Labelled
 from raylab.data.tokenizer import Tokenizer
 from raylab.errors import InputError
 from raylab.tasks.ragged import Ragged
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 IGNORED = -100  # a target that the loss leaves out; also what fills targets behind a row's end
 

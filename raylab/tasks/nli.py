@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor, nn
 
 from raylab.data.labelled import Labelled
 from raylab.data.tokenizer import Tokenizer
@@ -15,7 +15,9 @@ from raylab.tasks.base import IGNORED, Labels, room_for_text
 from raylab.tasks.pairs import LABELS, Pair, read_pairs
 from raylab.tasks.ragged import Ragged, Stretches, join, ragged_of
 from raylab.tasks.scoring import share_correct
-from raylab.tasks.token_classification import TokenHead
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +40,6 @@ class PairFeatures:
     empty_sides: int
     left_out_pairs: int
     ids: None = None
-
-
-class PairHead(TokenHead):
-    """Dropout and one linear layer over the first token: [B, T, dim] to [B, labels].
-
-    So XLM (Conneau and Lample 2019), the recipe of the paper, classifies pairs. BERT and XLM-R put a tanh layer before
-    it, which BERT pretrains with its next sentence prediction; nothing here would.
-    """
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Logits of each pair's label."""
-        return super().forward(hidden[:, 0])
 
 
 class NaturalLanguageInference:
@@ -120,6 +110,8 @@ class NaturalLanguageInference:
 
     def head(self, dim: int, labels: Labels, dropout: float) -> nn.Module:
         """A linear layer over the first token."""
+        from raylab.tasks.heads import PairHead  # torch is slow to import
+
         return PairHead(dim, len(labels.names), dropout)
 
     def loss(self, logits: Tensor, targets: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -130,7 +122,9 @@ class NaturalLanguageInference:
             targets: [B, 1]
             attention_mask: Nothing: the first token is no padding.
         """
-        return nn.functional.cross_entropy(logits.float(), targets[:, 0], ignore_index=IGNORED)
+        from torch.nn import functional
+
+        return functional.cross_entropy(logits.float(), targets[:, 0], ignore_index=IGNORED)
 
     def predict(
         self, outputs: Iterable[tuple[np.ndarray, Tensor]], features: PairFeatures, labels: Labels

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from torch import Tensor, nn
 
 from raylab.data.labelled import Labelled
 from raylab.data.tokenizer import Tokenizer
@@ -22,7 +21,9 @@ from raylab.tasks.base import IGNORED, Labels, room_for_text
 from raylab.tasks.ragged import Ragged, Stretches, join, offsets_of, ragged_of, within
 from raylab.tasks.scoring import answer_f1, exact_match
 from raylab.tasks.squad import Question, read_squad
-from raylab.tasks.token_classification import TokenHead
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 LONGEST_QUESTION = 64  # tokens, as in XTREME; and at most half of what a sequence has for text
 LONGEST_ANSWER = 30  # tokens, as in XTREME
@@ -172,6 +173,8 @@ class QuestionAnswering:
 
     def head(self, dim: int, labels: Labels, dropout: float) -> nn.Module:
         """A linear layer over every token: [B, T, dim] to [B, T, 2]."""
+        from raylab.tasks.heads import TokenHead  # torch is slow to import
+
         return TokenHead(dim, 2, dropout)
 
     def loss(self, logits: Tensor, targets: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -182,10 +185,12 @@ class QuestionAnswering:
             targets: [B, 2]
             attention_mask: False at padding. [B, T]
         """
+        from torch.nn import functional
+
         logits = logits.float()
         if attention_mask is not None:
-            logits = logits.masked_fill(~attention_mask[..., None], -torch.inf)
-        return nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED)
+            logits = logits.masked_fill(~attention_mask[..., None], -np.inf)
+        return functional.cross_entropy(logits, targets, ignore_index=IGNORED)
 
     def predict(
         self, outputs: Iterable[tuple[np.ndarray, Tensor]], features: QuestionFeatures, labels: Labels

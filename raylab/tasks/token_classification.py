@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from torch import Tensor, nn
 
 from raylab.data.labelled import Labelled
 from raylab.data.tokenizer import Tokenizer
 from raylab.tasks.base import IGNORED, Labels, room_for_text
 from raylab.tasks.ragged import Ragged, Stretches, join, offsets_of, split_by_offsets
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _CUT = -1  # first subword of a word that lies beyond the longest sequence
 _DROPPED = -2  # first subword of a word for which the tokenizer has none
@@ -57,21 +59,6 @@ class TokenFeatures:
     sentence_offsets: np.ndarray
     repaired_tags: int
     ids: None = None
-
-
-class TokenHead(nn.Module):
-    """Dropout and one linear layer over every token: [B, T, dim] to [B, T, labels]."""
-
-    def __init__(self, dim: int, num_labels: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(dim, num_labels)
-        nn.init.normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Logits of each token's label."""
-        return self.linear(self.dropout(hidden))
 
 
 @dataclass(frozen=True)
@@ -170,6 +157,8 @@ class TokenClassification:
 
     def head(self, dim: int, labels: Labels, dropout: float) -> nn.Module:
         """A linear layer over every token."""
+        from raylab.tasks.heads import TokenHead  # torch is slow to import
+
         return TokenHead(dim, len(labels.names), dropout)
 
     def loss(self, logits: Tensor, targets: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -180,7 +169,9 @@ class TokenClassification:
             targets: [B, T]
             attention_mask: Nothing: no padding has a target.
         """
-        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        from torch.nn import functional
+
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
     def score(self, gold: list[list[str]], predicted: list[list[str]], language: str) -> dict[str, float]:
         """The metrics, in percent; the same in every language."""

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-from raylab.search.deaths import BLAMELESS_RETRIES, Death, Deaths, Preempted, WorkersLost
-from raylab.search.execution import RETRIES
+from raylab.search.deaths import BLAMELESS_RETRIES, RETRIES, Death, Deaths, Preempted, WorkersLost
 from raylab.search.mailbox import JobFailure
 
 OWN = Death("it crashed", False, "")
