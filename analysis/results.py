@@ -4,28 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
-from mlflow import MlflowClient
-from mlflow.entities import Run
+import pyarrow.compute as pc
 
 from analysis import interference, paper, selection
-from analysis.scores import newest_by_key, recipe_parameters, score_table
-from analysis.study import STUDY_TAG, Study, read_study
-from analysis.tracking import connect, find_experiment, read_runs
+from analysis.cache import cache_folder, read_study_runs
+from analysis.runs import current_rows, newest_by_key, recipe_parameters, row_of
+from analysis.study import Study, read_study
+from analysis.tracking import connect, find_store
 from raylab.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _PAPER_TABLES = {2: paper.table_2}
 
 
-def load(study: str, tracking_uri: str | None = None) -> Results:
-    """Read a study's results from MLflow.
+def load(
+    study: str, tracking_uri: str | None = None, *, cache: str | Path | None = None, refresh: bool = False
+) -> Results:
+    """Read a study's results from MLflow; what was read before, from this machine's cache.
 
     Args:
         study: Name of the study.
         tracking_uri: Address of the MLflow store; by default the environment's MLFLOW_TRACKING_URI, else
             `runs/mlflow.db` in the working folder.
+        cache: Folder of the cache; by default the environment's RAYLAB_CACHE, else ~/.cache/raylab. It may be deleted
+            at any time.
+        refresh: Read all anew: on a server, what a person has deleted or edited since the last sweep is not seen else.
 
     Raises:
         InputError: If there is no store at the address, it has no such study (the message names the nearest), or none
@@ -35,16 +45,21 @@ def load(study: str, tracking_uri: str | None = None) -> Results:
         results = analysis.load("variants", "http://127.0.0.1:5000")
         results.interference().query("task == 'ner'")
     """
-    client = connect(tracking_uri)
-    experiment = find_experiment(client, study)
-    runs = read_runs(client, experiment)
-    if not any(_is_finetune(run) and run.info.status == "FINISHED" for run in runs):
-        states = Counter(run.info.status.lower() for run in runs if _is_finetune(run))
-        found = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "it has none at all"
+    address = find_store(tracking_uri)
+    known = read_study_runs(study, address, Path(cache) if cache else cache_folder(), refresh=refresh)
+    states = Counter(
+        status.lower()
+        for kind, status in zip(known.runs["kind"].to_pylist(), known.runs["status"].to_pylist(), strict=True)
+        if kind == "finetune"
+    )
+    if not states["finished"]:
+        found = (
+            ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count) or "it has none at all"
+        )
         raise InputError(f"study {study!r} has no finished finetuning run yet: {found}; run the sweep (on) first")
-    table = score_table(runs)
-    outline = read_study(study, experiment.tags.get(STUDY_TAG), table.to_pandas())
-    return Results(outline, table, client, runs)
+    counting = known.runs["run_id"].take(pa.array(list(newest_by_key(known.runs).values()), pa.int64()))
+    table = known.scores.filter(pc.is_in(known.scores["run_id"], counting))
+    return Results(read_study(study, known.study_tag, table), table, known.runs, address)
 
 
 class Results:
@@ -53,15 +68,24 @@ class Results:
     Attributes:
         study: The study's language sets, variants and tasks.
         table: One row a score (`analysis.scores.SCHEMA`): those of every finished run, chosen or not.
-        parameters: The pretraining parameters of each recipe, by dotted name (`pretrain.temperature`).
     """
 
-    def __init__(self, study: Study, table: pa.Table, client: MlflowClient, runs: list[Run]) -> None:
+    def __init__(self, study: Study, table: pa.Table, runs: pa.Table, address: str) -> None:
         self.study = study
         self.table = table
-        self._client = client
-        self._runs = newest_by_key(runs)
-        self.parameters = recipe_parameters(self._runs.values())
+        self._all_runs = runs
+        self._address = address
+
+    @cached_property
+    def runs(self) -> pa.Table:
+        """MLflow's runs, one a row (`analysis.runs.RUNS`): of each job the one that counts, and those of trials and
+        summaries; their tags, parameters and last metric values are maps."""
+        return self._all_runs.take(pa.array(current_rows(self._all_runs), pa.int64()))
+
+    @cached_property
+    def parameters(self) -> dict[str, dict[str, str]]:
+        """The pretraining parameters of each recipe, by dotted name (`pretrain.temperature`)."""
+        return recipe_parameters(self._all_runs)
 
     def to_pandas(self) -> pd.DataFrame:
         """`table` as a DataFrame."""
@@ -115,22 +139,30 @@ class Results:
         Raises:
             InputError: If no job, or more than one, has the key, or the job has no such metric.
         """
-        keys = [known for known in self._runs if known.startswith(key)]
+        keys = [known for known in self._newest if known.startswith(key)]
         if len(keys) != 1:
             found = f"{len(keys)} jobs have such a key" if keys else "no job has such a key"
             raise InputError(
                 f"key {key!r} in study {self.study.name!r}: {found}; the column `key` of the table has them all"
             )
-        run = self._runs[keys[0]]
-        if metric not in run.data.metrics:
-            raise InputError(f"job {keys[0]} has no metric {metric!r}; it has {', '.join(sorted(run.data.metrics))}")
+        run = row_of(self._all_runs, self._newest[keys[0]])
+        if metric not in run["metrics"]:
+            raise InputError(f"job {keys[0]} has no metric {metric!r}; it has {', '.join(sorted(run['metrics']))}")
         values = [
             (entry.step, entry.value, entry.timestamp)
-            for entry in self._client.get_metric_history(run.info.run_id, metric)
+            for entry in self._client.get_metric_history(run["run_id"], metric)
         ]
         frame = pd.DataFrame(values, columns=["step", "value", "time"]).sort_values(["step", "time"], kind="stable")
         frame["time"] = pd.to_datetime(frame["time"], unit="ms", utc=True)
         return frame.drop_duplicates("step", keep="last").reset_index(drop=True)
+
+    @cached_property
+    def _newest(self) -> dict[str, int]:
+        return newest_by_key(self._all_runs)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        return connect(self._address)
 
     @cached_property
     def _grid_points(self) -> pd.DataFrame:
@@ -143,7 +175,3 @@ class Results:
     @cached_property
     def _best(self) -> pd.DataFrame:
         return selection.best_scores(self._grid_points, self._recipes)
-
-
-def _is_finetune(run: Run) -> bool:
-    return run.data.tags.get("kind") == "finetune"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from mlflow.entities import Run
 
 from raylab.errors import InputError
+
+if TYPE_CHECKING:
+    from raylab.mlflow_database import StoredRun
 
 SCHEMA = pa.schema(
     [
@@ -41,15 +43,15 @@ SCHEMA = pa.schema(
 
 _FINETUNE_SCORE = re.compile(r"(?P<split>dev|test)/(?P<metric>[^/]+)/(?P<language>[^/]+)")
 _PRETRAIN_SCORE = re.compile(r"(?P<split>valid)/(?P<metric>perplexity)/(?P<language>[^/]+)")
-_RECIPE_PARAMETERS = ("data.", "model.", "pretrain.", "meta.", "conflict.")
 
 
-def score_table(runs: Iterable[Run]) -> pa.Table:
+def score_table(runs: Iterable[StoredRun]) -> pa.Table:
     """The scores of the finished finetuning and pretraining runs among `runs`.
 
     A finetuning run scores `within` on its train language, and `zero_shot` on every other language if it was trained
     on the source language; each only where the run's settings include it. A pretraining run's last validation
-    perplexities are rows of task `mlm`, setting `within` and split `valid`.
+    perplexities are rows of task `mlm`, setting `within` and split `valid`. A pretraining that goes on in another run
+    (tag `until`) is part of a model, and left out.
 
     Returns:
         A table of `SCHEMA`.
@@ -58,55 +60,25 @@ def score_table(runs: Iterable[Run]) -> pa.Table:
         InputError: If a finished run lacks a tag that says what was scored.
     """
     rows: list[dict[str, Any]] = []
-    for run in newest_by_key(runs).values():
-        if run.info.status == "FINISHED":
-            rows.extend(_finetune_rows(run) if run.data.tags["kind"] == "finetune" else _pretrain_rows(run))
+    for run in runs:
+        kind = run.tags.get("kind")
+        if run.status == "FINISHED" and kind in ("pretrain", "finetune") and "until" not in run.tags:
+            rows.extend(_finetune_rows(run) if kind == "finetune" else _pretrain_rows(run))
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def newest_by_key(runs: Iterable[Run]) -> dict[str, Run]:
-    """The pretraining and finetuning runs by key; of several with one key the newest finished one, else the newest.
-
-    A pretraining that goes on in another run (tag `until`) is part of a model, and left out.
-    """
-    newest: dict[str, Run] = {}
-    for run in runs:
-        if run.data.tags.get("kind") not in ("pretrain", "finetune") or "until" in run.data.tags:
-            continue
-        key = _tag(run, "key")
-        if key not in newest or _age_order(run) > _age_order(newest[key]):
-            newest[key] = run
-    return newest
-
-
-def recipe_parameters(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
-    """Pretraining parameters (`pretrain.temperature`, `model.dim`, ...) of every recipe among the runs."""
-    parameters: dict[str, dict[str, str]] = {}
-    for run in runs:
-        recipe = run.data.tags.get("recipe")
-        if recipe and run.data.tags.get("kind") in ("pretrain", "finetune"):
-            own = {name: value for name, value in run.data.params.items() if name.startswith(_RECIPE_PARAMETERS)}
-            if own:
-                parameters.setdefault(recipe, {}).update(own)
-    return parameters
-
-
-def _age_order(run: Run) -> tuple[bool, int]:
-    return run.info.status == "FINISHED", run.info.end_time or run.info.start_time
-
-
-def _finetune_rows(run: Run) -> Iterator[dict[str, Any]]:
+def _finetune_rows(run: StoredRun) -> Iterator[dict[str, Any]]:
     train_language = _tag(run, "train_language")
     settings = _tag(run, "setting").split(",")
     common = _common(run, "finetune") | {
         "task": _tag(run, "task"),
         "train_language": train_language,
-        "selection": run.data.metrics.get("selection"),
-        "chosen_epoch": _whole(run.data.metrics.get("chosen_epoch")),
-        "head_learning_rate": _real(run.data.params.get("finetune.head_learning_rate")),
-        "freeze": run.data.params.get("finetune.freeze"),
+        "selection": run.metrics.get("selection"),
+        "chosen_epoch": _whole(run.metrics.get("chosen_epoch")),
+        "head_learning_rate": _real(run.params.get("finetune.head_learning_rate")),
+        "freeze": run.params.get("finetune.freeze"),
     }
-    for name, value in run.data.metrics.items():
+    for name, value in run.metrics.items():
         score = _FINETUNE_SCORE.fullmatch(name)
         if score is None:
             continue
@@ -120,16 +92,16 @@ def _finetune_rows(run: Run) -> Iterator[dict[str, Any]]:
             yield common | _place(score, setting) | {"value": value}
 
 
-def _pretrain_rows(run: Run) -> Iterator[dict[str, Any]]:
+def _pretrain_rows(run: StoredRun) -> Iterator[dict[str, Any]]:
     common = _common(run, "pretrain") | {"task": "mlm"}
-    for name, value in run.data.metrics.items():
+    for name, value in run.metrics.items():
         score = _PRETRAIN_SCORE.fullmatch(name)
         if score is not None:
             yield common | _place(score, "within") | {"train_language": score["language"], "value": value}
 
 
-def _common(run: Run, section: str) -> dict[str, Any]:
-    tags, parameters = run.data.tags, run.data.params
+def _common(run: StoredRun, section: str) -> dict[str, Any]:
+    tags, parameters = run.tags, run.params
     languages = _tag(run, "languages")
     key = _tag(run, "key")
     return {
@@ -143,7 +115,7 @@ def _common(run: Run, section: str) -> dict[str, Any]:
         "checkpoint": tags.get("checkpoint") or (key if section == "pretrain" else None),
         "batch_size": _whole(parameters.get(f"{section}.batch_size")),
         "learning_rate": _real(parameters.get(f"{section}.learning_rate")),
-        "run_id": run.info.run_id,
+        "run_id": run.run_id,
         "output": tags.get("output"),
     }
 
@@ -157,11 +129,11 @@ def _place(score: re.Match[str], setting: str) -> dict[str, str]:
     }
 
 
-def _tag(run: Run, name: str) -> str:
-    value = run.data.tags.get(name)
+def _tag(run: StoredRun, name: str) -> str:
+    value = run.tags.get(name)
     if value is None:
         raise InputError(
-            f"MLflow run {run.info.run_id} ({run.info.run_name}) has no tag {name!r}: raylab did not write it, "
+            f"MLflow run {run.run_id} ({run.name}) has no tag {name!r}: raylab did not write it, "
             "or not whole; delete the run, or give it the tag"
         )
     return str(value)

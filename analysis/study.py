@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import pandas as pd
+import pyarrow as pa
 
 from analysis.labels import in_variant_order
 
@@ -45,7 +45,7 @@ class Study:
         return "-".join(languages)
 
 
-def read_study(name: str, tag: str | None, scores: pd.DataFrame) -> Study:
+def read_study(name: str, tag: str | None, scores: pa.Table) -> Study:
     """The outline of a study.
 
     Args:
@@ -55,9 +55,9 @@ def read_study(name: str, tag: str | None, scores: pd.DataFrame) -> Study:
         scores: The study's scores, as `analysis.scores.score_table` has them.
     """
     if tag is None:
-        sets = _unique(tuple(text.split("-")) for text in scores["languages"] if "-" in text)
-        tasks = _unique(task for task in scores["task"] if task != "mlm")
-        return Study(name, sets, tuple(in_variant_order(scores["variant"])), tasks)
+        languages, tasks, variants = (scores[name].to_pylist() for name in ("languages", "task", "variant"))
+        sets = _unique(tuple(text.split("-")) for text in languages if "-" in text)
+        return Study(name, sets, tuple(in_variant_order(variants)), _unique(task for task in tasks if task != "mlm"))
     configuration = json.loads(tag)
     return Study(
         name=name,

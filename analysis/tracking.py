@@ -11,20 +11,26 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING
 
 from raylab.errors import InputError
-from raylab.mlflow_database import MlflowDatabase
+
+if TYPE_CHECKING:  # MLflow takes a second and more to import, and what is known already is given without it
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+    from mlflow.exceptions import MlflowException
+
+    from raylab.mlflow_database import StoredRun
 
 DEFAULT_STORE = Path("runs/mlflow.db")
+STALE = "stale"
+"""Tag of the runs that an earlier version of the study left."""
+
 _ANSWER_SECONDS = 10.0
 
 
-def connect(tracking_uri: str | None) -> MlflowClient:
-    """A client of the MLflow store that holds the results.
+def find_store(tracking_uri: str | None) -> str:
+    """The address of the MLflow store that holds the results.
 
     Args:
         tracking_uri: Address of the store (`http://HOST:PORT`, `sqlite:///FILE`, ...). By default the environment's
@@ -42,6 +48,22 @@ def connect(tracking_uri: str | None) -> MlflowClient:
             )
         address = f"sqlite:///{DEFAULT_STORE}"
     _check_answers(address)
+    return address
+
+
+def database_file(address: str) -> Path | None:
+    """The file of a SQLite store, else None."""
+    if not address.startswith("sqlite:///"):
+        return None
+    return Path(address.removeprefix("sqlite:///").partition("?")[0]).absolute()
+
+
+def connect(tracking_uri: str | None) -> MlflowClient:
+    """A client of the MLflow store that holds the results; argument and errors as of `find_store`."""
+    address = find_store(tracking_uri)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
     try:
         return MlflowClient(tracking_uri=address)
     except MlflowException as error:
@@ -54,6 +76,8 @@ def find_experiment(client: MlflowClient, study: str) -> Experiment:
     Raises:
         InputError: If the store has no such experiment; the message names the nearest that it has.
     """
+    from mlflow.exceptions import MlflowException
+
     try:
         experiments = _all_experiments(client)
     except MlflowException as error:
@@ -66,31 +90,52 @@ def find_experiment(client: MlflowClient, study: str) -> Experiment:
     raise InputError(f"no study {study!r} in {client.tracking_uri}: {known}")
 
 
-def read_runs(client: MlflowClient, experiment: Experiment, runs_per_page: int = 1000) -> list[Run]:
+def read_runs(client: MlflowClient, experiment: str) -> list[StoredRun]:
     """All runs of an experiment, with their tags, parameters and last metric values, the newest first.
 
     Not the deleted ones, nor those that an earlier version of the study left (tag `stale`).
+
+    Args:
+        client: What reaches the store.
+        experiment: The experiment's identifier.
     """
-    with _without_garbage_collection():
+    from raylab.mlflow_database import MlflowDatabase
+
+    with without_garbage_collection():
         database = MlflowDatabase.of(client)
-        if database is not None:
-            return database.read(experiment.experiment_id, without="stale")
-        return list(read_pages(client, experiment, runs_per_page))
+        if database is None:
+            return list(read_pages(client, experiment))
+        return [run for run in database.read(experiment) if STALE not in run.tags]
 
 
-def read_pages(client: MlflowClient, experiment: Experiment, runs_per_page: int) -> Iterator[Run]:
-    """As `read_runs`, by MLflow's client alone: a server's runs."""
+def read_pages(
+    client: MlflowClient, experiment: str, condition: str = "", runs_per_page: int = 1000
+) -> Iterator[StoredRun]:
+    """As `read_runs`, by MLflow's client alone: a server's runs.
+
+    Args:
+        client: What reaches the store.
+        experiment: The experiment's identifier.
+        condition: In MLflow's language: the runs wanted.
+        runs_per_page: Of one request.
+    """
+    from raylab.mlflow_database import StoredRun
+
     token: str | None = None
     while True:
-        page = client.search_runs([experiment.experiment_id], max_results=runs_per_page, page_token=token)
-        yield from (run for run in page if "stale" not in run.data.tags)
+        page = client.search_runs([experiment], condition, max_results=runs_per_page, page_token=token)
+        for run in page:
+            if STALE not in run.data.tags:
+                info, data = run.info, run.data
+                contents = (dict(data.tags), dict(data.params), dict(data.metrics))
+                yield StoredRun(info.run_id, info.run_name, info.status, info.start_time, info.end_time, *contents)
         token = page.token
         if not token:
             return
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Python's collector would take two thirds of the time: MLflow makes tens of objects a run, all of them in use."""
     enabled = gc.isenabled()
     gc.disable()
@@ -115,10 +160,9 @@ def _all_experiments(client: MlflowClient) -> dict[str, Experiment]:
 def _check_answers(address: str) -> None:
     """Refuse an address with nothing behind it: MLflow would retry a dead server for minutes in silence, and create
     a missing SQLite file."""
-    if address.startswith("sqlite:///"):
-        file = Path(address.removeprefix("sqlite:///").partition("?")[0])
+    if (file := database_file(address)) is not None:
         if not file.is_file():
-            raise InputError(f"no results at {address}: there is no file {file.absolute()}")
+            raise InputError(f"no results at {address}: there is no file {file}")
     elif address.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_ANSWER_SECONDS).close()

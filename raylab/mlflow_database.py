@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag
 
 _COLUMNS = {
     "runs": "run_uuid name source_type source_name entry_point_name user_id status start_time end_time deleted_time "
@@ -33,6 +32,34 @@ _LARGEST = 1.7976931348623157e308  # what MLflow keeps of an infinite metric
 
 Value = tuple[str, float, int, int]
 """A value of a metric: name, value, step, milliseconds since the epoch."""
+
+
+_ASKED_AT_ONCE = 500
+"""Runs that are named in one query; for more, all are read."""
+
+
+class StoredRun(NamedTuple):
+    """A run as MLflow holds it, with the last values of its metrics.
+
+    Attributes:
+        run_id: MLflow's identifier.
+        name: Its name.
+        status: Such as FINISHED.
+        start_time: When it began, in milliseconds since the epoch.
+        end_time: When it ended, or None.
+        tags: By name.
+        params: By name.
+        metrics: By name.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    start_time: int
+    end_time: int | None
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -129,51 +156,46 @@ class MlflowDatabase:
                 if added:
                     session.execute(self._tables[name].insert(), added)
 
-    def heads(self, experiment: str, tags: Sequence[str]) -> Iterator[tuple[str, str, dict[str, str]]]:
-        """Identifier, status and some tags of every run that is not deleted, the newest first."""
+    def heads(self, experiment: str, tags: Sequence[str]) -> Iterator[tuple[str, str, int | None, Mapping[str, str]]]:
+        """Identifier, status, end (in milliseconds since the epoch) and some tags of every run that is not deleted, the
+        newest first."""
         with self._session(read_only=True) as session:
             found = self._runs(session, experiment)
-            marked = self._values(session, experiment, "tags", tags)
+            marked = self._values(session, experiment, "tags", "value", keys=tags)
         for run in found:
-            yield run["run_uuid"], run["status"], marked[run["run_uuid"]]
+            yield run.run_uuid, run.status, run.end_time, marked[run.run_uuid]
 
-    def read(self, experiment: str, *, without: str) -> list[Run]:
-        """Every run that is not deleted, with tags, parameters and last metric values, the newest first.
+    def read(self, experiment: str, runs: Collection[str] | None = None) -> list[StoredRun]:
+        """Runs that are not deleted, the newest first.
 
         Args:
             experiment: Identifier of the experiment.
-            without: A tag whose runs are left out.
+            runs: The identifiers of those wanted; default: all.
         """
+        few = runs if runs is not None and len(runs) <= _ASKED_AT_ONCE else ()
         with self._session(read_only=True) as session:
-            found = self._runs(session, experiment)
-            tags, params = (self._values(session, experiment, name) for name in ("tags", "params"))
-            metrics: defaultdict[str, list[Metric]] = defaultdict(list)
-            for key, name, value, time, step, is_nan in self._select(
-                session, experiment, "latest_metrics", ("value", "timestamp", "step", "is_nan")
-            ):
-                metrics[key].append(Metric(name, math.nan if is_nan else value, time, step))
-        runs = []
-        for run in found:
-            key = run["run_uuid"]
-            if without not in tags[key]:
-                info = RunInfo(
-                    run_id=key,
-                    experiment_id=str(run["experiment_id"]),
-                    user_id=run["user_id"],
-                    status=run["status"],
-                    start_time=run["start_time"],
-                    end_time=run["end_time"],
-                    lifecycle_stage=run["lifecycle_stage"],
-                    artifact_uri=run["artifact_uri"],
-                    run_name=run["name"],
-                )
-                data = RunData(
-                    metrics[key],
-                    [Param(name, value) for name, value in params[key].items()],
-                    [RunTag(name, value) for name, value in tags[key].items()],
-                )
-                runs.append(Run(info, data))
-        return runs
+            found = self._runs(session, experiment, few)
+            tags = self._values(session, experiment, "tags", "value", runs=few)
+            params = self._values(session, experiment, "params", "value", runs=few)
+            metrics = self._values(session, experiment, "latest_metrics", "value", runs=few)
+            nans = self._values(session, experiment, "latest_metrics", "is_nan", runs=few, only_true=True)
+        for run, names in nans.items():
+            metrics[run].update(dict.fromkeys(names, math.nan))
+        wanted = None if runs is None else set(runs)
+        return [
+            StoredRun(
+                run.run_uuid,
+                run.name,
+                run.status,
+                run.start_time,
+                run.end_time,
+                tags[run.run_uuid],
+                params[run.run_uuid],
+                metrics[run.run_uuid],
+            )
+            for run in found
+            if wanted is None or run.run_uuid in wanted
+        ]
 
     def _session(self, *, read_only: bool) -> AbstractContextManager[Any]:
         make: Any = self._store.ManagedSessionMaker
@@ -183,33 +205,40 @@ class MlflowDatabase:
             session = make()
         return session
 
-    def _runs(self, session: Any, experiment: str) -> list[Mapping[str, Any]]:
+    def _runs(self, session: Any, experiment: str, runs: Collection[str] = ()) -> list[Any]:
         table = self._tables["runs"]
         query = table.select().where(table.c.experiment_id == int(experiment), table.c.lifecycle_stage == "active")
-        return [row._mapping for row in session.execute(query.order_by(table.c.start_time.desc(), table.c.run_uuid))]
-
-    def _values(
-        self, session: Any, experiment: str, name: str, keys: Iterable[str] = ()
-    ) -> defaultdict[str, dict[str, str]]:
-        found: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        for run, key, value in self._select(session, experiment, name, ("value",), keys):
-            found[run][key] = value
+        if runs:
+            query = query.where(table.c.run_uuid.in_(runs))
+        found: list[Any] = session.execute(query.order_by(table.c.start_time.desc(), table.c.run_uuid)).all()
         return found
 
-    def _select(
-        self, session: Any, experiment: str, name: str, columns: Iterable[str], keys: Iterable[str] = ()
-    ) -> Iterable[Any]:
-        """Run, key and columns of a table's rows for all runs that are not deleted."""
-        table, runs = self._tables[name], self._tables["runs"]
-        query = table.select().with_only_columns(
-            table.c.run_uuid, table.c.key, *(table.c[column] for column in columns)
-        )
-        query = query.join(runs, table.c.run_uuid == runs.c.run_uuid)
-        query = query.where(runs.c.experiment_id == int(experiment), runs.c.lifecycle_stage == "active")
-        if keys := list(keys):
+    def _values(
+        self,
+        session: Any,
+        experiment: str,
+        name: str,
+        column: str,
+        *,
+        keys: Collection[str] = (),
+        runs: Collection[str] = (),
+        only_true: bool = False,
+    ) -> defaultdict[str, dict[str, Any]]:
+        """A column of a table by run and key, for all runs that are not deleted, or for some."""
+        table, active = self._tables[name], self._tables["runs"]
+        query = table.select().with_only_columns(table.c.run_uuid, table.c.key, table.c[column])
+        query = query.join(active, table.c.run_uuid == active.c.run_uuid)
+        query = query.where(active.c.experiment_id == int(experiment), active.c.lifecycle_stage == "active")
+        if keys:
             query = query.where(table.c.key.in_(keys))
-        rows: Iterable[Any] = session.execute(query).all()
-        return rows
+        if runs:
+            query = query.where(active.c.run_uuid.in_(runs))
+        if only_true:
+            query = query.where(table.c[column])
+        found: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        for run, key, value in session.execute(query).all():
+            found[run][key] = value
+        return found
 
 
 def _stored(value: Value) -> tuple[str, float, int, int, bool]:

@@ -28,6 +28,8 @@ from mlflow.exceptions import MlflowException
 
 from raylab.config import StudyConfig
 from raylab.errors import InputError
+from raylab.experiment import find_or_make
+from raylab.logged_sweeps import RUN_TAG, LoggedSweeps
 from raylab.mlflow_database import MlflowDatabase, WholeRun
 from raylab.news import Fresh, News, final_metrics, leaves, parameters
 from raylab.search.plan import Job
@@ -72,7 +74,8 @@ class Tracker:
         try:
             self._client = MlflowClient(uri)
             self._database = MlflowDatabase.of(self._client)
-            self.experiment = self._experiment(artifacts)
+            self.experiment = find_or_make(self._client, study, artifacts)
+            self._sweeps = LoggedSweeps(self._client, self.experiment)
             self._runs: dict[str, tuple[str, str]] = {}
             self._stale: set[str] = set()
             self._trials: dict[str, dict[str, str]] = {}
@@ -181,6 +184,7 @@ class Tracker:
                     continue
                 self._log_all(waiting)
                 if event is None:
+                    self._insist(self._sweeps.close)
                     return
                 self._insist(*event)
                 self._logged += 1
@@ -191,6 +195,7 @@ class Tracker:
             self._insist(self._log_job, news)
             self._logged += news.heard
         waiting.clear()
+        self._insist(self._sweeps.flush)
 
     def _without_whole(self, waiting: list[News]) -> list[News]:
         """Log, many at a time, the runs of which all is known; the others are left."""
@@ -271,8 +276,11 @@ class Tracker:
 
     def _discard(self, job: Job) -> None:
         """Delete the job's run, which another takes the place of."""
-        run_id = self._live.get(job.key) or self._runs.get(job.key, ("", ""))[0]
+        before, status = self._runs.get(job.key, ("", ""))
+        run_id = self._live.get(job.key) or before
         if run_id:
+            if status == "FINISHED":
+                self._sweeps.remove()
             self._client.delete_run(run_id)
         self._live.pop(job.key, None)
         self._runs.pop(job.key, None)
@@ -283,7 +291,7 @@ class Tracker:
 
     def _tags(self, job: Job) -> dict[str, str]:
         tags = {"kind": job.kind, "key": job.key, "study": self._study.study, **job.labels}
-        return {**tags, "output": f"{self._jobs_folder}/{job.key}"}
+        return {**tags, "output": f"{self._jobs_folder}/{job.key}", RUN_TAG: self._sweeps.begin()}
 
     def _metrics(self, news: News, *, whole: bool) -> list[tuple[str, float, int, int]]:
         """What a job measured and, where it is done, its result; `whole`: all that it ever measured."""
@@ -311,12 +319,15 @@ class Tracker:
 
     def _mark_stale(self, keys: set[str]) -> None:
         for key, (run_id, _) in self._runs.items():
+            if (key in keys) == (key in self._stale):
+                self._sweeps.remove()
             if key not in keys and key not in self._stale:
                 self._client.set_tag(run_id, "stale", "true")
                 self._stale.add(key)
             elif key in keys and key in self._stale:
                 self._client.delete_tag(run_id, "stale")
                 self._stale.remove(key)
+        self._sweeps.flush()
 
     def _log(
         self,
@@ -344,28 +355,10 @@ class Tracker:
         for run_id in run_ids:
             self._client.delete_run(run_id)
 
-    def _experiment(self, artifacts: Path) -> str:
-        name = self._study.study
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            local = None if self.uri.startswith(("http://", "https://", "databricks")) else (artifacts / name).as_uri()
-            experiment = str(self._client.create_experiment(name, artifact_location=local))
-        elif found.lifecycle_stage != "active":
-            raise InputError(
-                f"--tracking-uri {self.uri}: the experiment {name} is deleted there; restore it "
-                f"(mlflow experiments restore -x {found.experiment_id}) or give the study another name"
-            )
-        else:
-            experiment = str(found.experiment_id)
-        self._client.set_experiment_tag(experiment, "raylab.study", self._study.model_dump_json())
-        if self._study.description:
-            self._client.set_experiment_tag(experiment, "mlflow.note.content", self._study.description)
-        return experiment
-
     def _read_existing(self) -> None:
         for run in self._search("tags.kind = 'trial'"):
             self._trials[run.data.tags["trial"]] = dict(run.data.params)
-        for run_id, status, tags in self._heads():
+        for run_id, status, _, tags in self._heads():
             key = tags.get("key")
             if key is None or self._runs.get(key, ("", ""))[1] == "FINISHED":
                 continue
@@ -373,11 +366,11 @@ class Tracker:
             if "stale" in tags:
                 self._stale.add(key)
 
-    def _heads(self) -> Iterable[tuple[str, str, Mapping[str, str]]]:
-        """Identifier, status and tags of every run."""
+    def _heads(self) -> Iterable[tuple[str, str, int | None, Mapping[str, str]]]:
+        """Identifier, status, end and tags of every run."""
         if self._database is not None:
             return self._database.heads(self.experiment, ("key", "stale"))
-        return ((run.info.run_id, run.info.status, run.data.tags) for run in self._search(""))
+        return ((run.info.run_id, run.info.status, run.info.end_time, run.data.tags) for run in self._search(""))
 
     def _search(self, condition: str) -> Iterator[Run]:
         token = None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import mlflow
@@ -10,6 +13,8 @@ import pytest
 import torch
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # a process of tests meets several clusters; Ray reads this once a process
+os.environ["RAYLAB_CACHE"] = tempfile.mkdtemp(prefix="raylab-cache-")  # not the user's own
+atexit.register(shutil.rmtree, os.environ["RAYLAB_CACHE"], ignore_errors=True)
 torch.set_num_threads(1)  # models of tests are so small that a second thread only waits for the first
 
 _KIT = Path(__file__).parents[1].parent / "shared" / "data"

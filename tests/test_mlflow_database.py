@@ -94,11 +94,8 @@ def test_heads_are_of_the_runs_that_are_not_deleted(client: MlflowClient) -> Non
     client.delete_run(newest.info.run_id)
     running = client.create_run(experiment, start_time=9, tags={"stale": "true"}).info.run_id
     heads = list(_database(client).heads(experiment, ("key", "stale")))
-    assert heads[0] == (running, "RUNNING", {"stale": "true"})
-    assert [(status, tags) for _, status, tags in heads[1:]] == [
-        ("FINISHED", {"key": "k1"}),
-        ("FINISHED", {"key": "k0"}),
-    ]
+    assert heads[0] == (running, "RUNNING", None, {"stale": "true"})
+    assert [head[1:] for head in heads[1:]] == [("FINISHED", 2, {"key": "k1"}), ("FINISHED", 1, {"key": "k0"})]
 
 
 def test_a_server_has_no_tables_to_write_to() -> None:

@@ -69,16 +69,13 @@ def test_rows_of_a_run_on_a_target_language_are_within_only(results: analysis.Re
 
 def test_all_runs_are_read_whoever_reads_them(store: str) -> None:
     client = connect(store)
-    experiment = find_experiment(client, "toy")
+    experiment = find_experiment(client, "toy").experiment_id
     from_tables, in_one, in_many = (
-        [
-            (dict(run.info), run.data.tags, run.data.params, sorted((n, repr(v)) for n, v in run.data.metrics.items()))
-            for run in runs
-        ]
+        [(*run[:-1], sorted((name, repr(value)) for name, value in run.metrics.items())) for run in runs]
         for runs in (
             read_runs(client, experiment),
-            read_pages(client, experiment, 1000),
-            read_pages(client, experiment, 7),
+            read_pages(client, experiment),
+            read_pages(client, experiment, runs_per_page=7),
         )
     )
     assert len(in_one) > 70

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pandas as pd
 import pyarrow as pa
 import pytest
-from mlflow import MlflowClient
 
 import analysis
+from analysis.runs import RUNS
 from analysis.scores import SCHEMA
 from analysis.study import Study
 from analysis.summary import searched_recipes
@@ -22,7 +22,7 @@ def results_of(scores: pd.DataFrame, study: Study, store: str) -> analysis.Resul
         for place, row in enumerate(scores.to_dict("records"))
         for split in ("dev", "test")
     ]
-    return analysis.Results(study, pa.Table.from_pylist(rows, schema=SCHEMA), MlflowClient(store), [])
+    return analysis.Results(study, pa.Table.from_pylist(rows, schema=SCHEMA), RUNS.empty_table(), store)
 
 
 def test_summaries_of_the_known_study(results: analysis.Results) -> None:
