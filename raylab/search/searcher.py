@@ -82,6 +82,9 @@ class JobSearcher:
         self.results: dict[str, Mapping[str, Any]] = {}
         self.errors: dict[str, tuple[str, bool]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles all that it knows to restore a Tuner; a sweep goes on from the storage instead
+
     @property
     def has_work(self) -> bool:
         """Whether anything is left to run, or to ask for."""

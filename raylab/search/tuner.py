@@ -28,7 +28,7 @@ class _Searcher(Searcher):
         self._jobs = jobs
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher to restore a Tuner; a sweep goes on from the storage instead
+        return {}  # as the searcher's
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         return self._jobs.suggest(trial_id)
