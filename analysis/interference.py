@@ -17,7 +17,7 @@ from analysis.labels import in_metric_order, main_metric
 from analysis.recovery import recoveries
 from analysis.statistics import ADJUSTMENTS, Interval, mean_interval
 from analysis.study import Study
-from analysis.uncertainty import Contrast, ScoreDraws, Tested, Uncertainty, measure
+from analysis.uncertainty import Contrast, Scored, ScoreDraws, Uncertainty, measure
 from raylab.errors import InputError
 
 
@@ -79,12 +79,12 @@ class SeedScores:
         """The difference of two scores, by the seeds that both have."""
         ones, others = self._scores.get(first, {}), self._scores.get(second, {})
         seeds = sorted(ones.keys() & others.keys())
-        pairs = {seed: [(self._tested(first, seed), self._tested(second, seed))] for seed in seeds}
+        pairs = {seed: [(self._scored(first, seed), self._scored(second, seed))] for seed in seeds}
         differences = {seed: ones[seed] - others[seed] for seed in seeds}
         return Contrast(differences, pairs, alike=(first.task, first.metric))
 
-    def _tested(self, place: Place, seed: int) -> Tested:
-        return Tested(self._keys[place][seed], place.eval_language, place.metric)
+    def _scored(self, place: Place, seed: int) -> Scored:
+        return Scored(self._keys[place][seed], place.eval_language, place.metric)
 
     def places(self) -> Iterator[tuple[tuple[str, ...], str, str, str]]:
         """Every language set, task, metric (the main one first) and language, in the study's order."""

@@ -69,7 +69,7 @@ class Uncertainty(NamedTuple):
     reason: str = ""
 
 
-class Tested(NamedTuple):
+class Scored(NamedTuple):
     """A score of one model, as far as it can be found again: the job that gave it, the test language, the metric."""
 
     key: str
@@ -88,7 +88,7 @@ class Contrast:
     """
 
     differences: Mapping[int, float]
-    pairs: Mapping[int, Sequence[tuple[Tested, Tested]]]
+    pairs: Mapping[int, Sequence[tuple[Scored, Scored]]]
     alike: Hashable = None
 
     @property
