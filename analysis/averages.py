@@ -26,9 +26,9 @@ def averages(
 ) -> pd.DataFrame:
     """Mean interference of each variant, in main metrics.
 
-    The means of a task are over the same cells for all variants, those that every variant with any score has, so that
-    they can be compared; and over the seeds that all of these cells have. A test set that several cells share (the
-    source language's) is resampled once for all of them.
+    The means of a task are over the same cells for all variants, those of which any difference is known: a variant that
+    lacks one of them has no mean, as it could not be compared. They are over the seeds that all of a variant's cells
+    have. A test set that several cells share (the source language's) is resampled once for all of them.
 
     Args:
         best: Chosen test scores, as `analysis.selection.best_scores` returns them.
@@ -42,8 +42,9 @@ def averages(
         One row for each of `over` (`targets`: every language of a set but the first, as the paper averages;
         `languages`: all), task (and `all` where there are several) and variant: over, task, variant, difference
         (baseline minus variant, percentage points), low and high (Student's interval over seeds: other seeds of these
-        languages), seeds, languages_low and languages_high (Student's interval over the cells: other languages), cells;
-        then uncertainty, p_adjusted, family and verdict as of `analysis.interference.interference`.
+        languages), seeds, languages_low and languages_high (Student's interval over the cells: other languages), cells
+        (how many the variant has); then uncertainty, p_adjusted, family and verdict as of
+        `analysis.interference.interference`.
 
     Raises:
         InputError: If there is no such correction.
@@ -51,6 +52,7 @@ def averages(
     """
     rows: list[tuple[Any, ...]] = []
     contrasts: list[Contrast] = []
+    lacking: list[str] = []
     tasks: list[tuple[str, Sequence[str]]] = [(task, (task,)) for task in study.tasks]
     if len(study.tasks) > 1:
         tasks.append(("all", study.tasks))
@@ -62,18 +64,20 @@ def averages(
                 for (task, source, language), by_variant in cells
                 if task in members and (over == "languages" or language != source)
             ]
-            compared = [variant for variant in study.variants if any(variant in cell for cell in there)]
-            shared = [cell for cell in there if len(cell) == len(compared)]
-            for variant in compared if shared else ():
-                parts = [cell[variant] for cell in shared]
-                contrast = average(parts, alike=(over, name))
+            for variant in study.variants:
+                parts = [cell[variant] for cell in there if variant in cell]
+                if not parts:
+                    continue
+                whole = len(parts) == len(there)
+                contrast = average(parts if whole else [], alike=(over, name))
                 by_seed = mean_interval(list(contrast.differences.values()), level)
-                by_language = mean_interval([part.mean for part in parts], level)
-                place = (over, name, variant, contrast.mean, *by_seed[1:], *by_language[1:])
-                rows.append(place)
+                by_language = mean_interval([part.mean for part in parts] if whole else [], level)
+                rows.append((over, name, variant, *by_seed, *by_language[1:3], len(parts)))
                 contrasts.append(contrast)
+                lack = f"{len(there) - len(parts)} of {len(there)} cells are missing; {study.command([baseline])}"
+                no_seed = "" if contrast.differences else "the cells have no seed in common"
+                lacking.append(no_seed if whole else lack)
     frame = pd.DataFrame(rows, columns=_COLUMNS)
-    lacking = ["" if contrast.differences else "the cells have no seed in common" for contrast in contrasts]
     frame = with_uncertainty(frame, measure(contrasts, draws or ScoreDraws(), level), lacking, correction)
     frame["verdict"] = verdicts(frame["difference"], frame["p_adjusted"], level, "interference", "gain")
     return frame
@@ -91,5 +95,6 @@ def _cells(scores: SeedScores, study: Study, baseline: str) -> list[tuple[tuple[
         )
         contrasts = {place.variant: scores.contrast(first, place) for place in others}
         known = {variant: contrast for variant, contrast in contrasts.items() if contrast.differences}
-        found.append(((task, languages[0], language), known))
+        if known:
+            found.append(((task, languages[0], language), known))
     return found

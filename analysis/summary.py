@@ -96,7 +96,7 @@ def _interference_parts(results: Results) -> list[str]:
         remedy = results.study.command(["mono", "joint"])
         return [
             f"Negative interference, study {name}: not known, as no language has scores of mono and another variant.\n"
-            f"What is missing comes by: {remedy}"
+            f"What is missing may come by: {remedy}"
         ]
     title = (
         f"Negative interference, study {name}\n"
@@ -159,7 +159,7 @@ def _mean_marks(results: Results, marks: pd.DataFrame) -> list[str]:
     """Marks of the means over the whole table."""
     averages = results.averages()
     task = "all" if len(results.study.tasks) > 1 else results.study.tasks[0]
-    whole = averages[(averages["over"] == "languages") & (averages["task"] == task) & (averages["cells"] == len(marks))]
+    whole = averages[(averages["over"] == "languages") & (averages["task"] == task)]
     verdicts = dict(zip(whole["variant"], whole["verdict"], strict=True))
     return [_MARKS.get(verdicts.get(variant, ""), " ") for variant in marks.columns]
 
@@ -217,11 +217,14 @@ def _sources(tested: pd.DataFrame) -> list[str]:
 
 
 def _renamed_metrics(results: Results) -> list[str]:
-    """Tasks that have scores, but none in the metric by which tables compare."""
-    metrics = results.best().groupby("task")["metric"].unique()
+    """Tasks that have scores, but none in the metric by which models are chosen and compared."""
+    found: dict[str, list[str]] = {}
+    pairs = results.table.select(["task", "metric"]).group_by(["task", "metric"]).aggregate([]).to_pylist()
+    for pair in pairs:
+        found.setdefault(pair["task"], []).append(pair["metric"])
     return [
-        f"{task}: no score in {main_metric(task)}, by which it is compared; there are {', '.join(sorted(found))}. "
+        f"{task}: no score in {main_metric(task)}, by which it is compared; there are {', '.join(sorted(metrics))}. "
         "Has the metric's name changed?"
-        for task, found in metrics.items()
-        if main_metric(task) not in found
+        for task, metrics in found.items()
+        if task != "mlm" and main_metric(task) not in metrics
     ]

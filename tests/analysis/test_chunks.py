@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from analysis.chunks import TagRules, count_chunks
@@ -32,6 +32,7 @@ def f1_of_counts(text: Sentences) -> float:
     return 100.0 * (2.0 * precision * recall / (precision + recall or 1.0))
 
 
+@settings(deadline=None)  # the first to score imports seqeval
 @given(sentences(ENTITY_TAGS))
 @example([[("B-PER", "B-PER"), ("I-LOC", "I-PER")]])
 def test_entities_are_counted_as_seqeval_does(text: Sentences) -> None:
@@ -39,6 +40,7 @@ def test_entities_are_counted_as_seqeval_does(text: Sentences) -> None:
     assert f1_of_counts(text) == chunk_f1(gold, predicted)
 
 
+@settings(deadline=None)
 @given(sentences(sorted(UNIVERSAL_TAGS)))
 @example([[("NOUN", "NOUN")], [("X", "X"), ("VERB", "VERB")]])  # X's chunk begins in the sentence before
 @example([[("NOUN", "VERB"), ("X", "X")]])  # X's chunk never ends
