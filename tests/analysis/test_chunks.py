@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from analysis.chunks import TagRules, count_chunks
-from raylab.scoring import chunk_f1
 from raylab.tasks.pos import UNIVERSAL_TAGS
+from raylab.tasks.scoring import chunk_f1
 
 ENTITY_TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "E-LOC", "S-PER", "I-", "."]
 Sentences = list[list[tuple[str, str]]]
