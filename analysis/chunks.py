@@ -60,12 +60,12 @@ def count_chunks(
     Returns:
         Right, given and gold chunks. [sentences] all
     """
-    sentences = np.repeat(np.arange(len(lengths)), lengths + 1)  # with an `O` behind each
-    words = np.ones(len(sentences), dtype=bool)
-    words[np.cumsum(lengths + 1) - 1] = False
+    behind = np.cumsum(lengths + 1)  # with an `O` behind each
+    words = np.ones(behind[-1] if len(behind) else 0, dtype=bool)
+    words[behind - 1] = False
     ends, begins, types = [], [], []
     for tags in (gold, predicted):
-        here = np.zeros(len(sentences), dtype=np.int64)  # code 0 is `O`
+        here = np.zeros(len(words), dtype=np.int64)  # code 0 is `O`
         here[words] = tags
         before = np.concatenate([[len(rules.names)], here[:-1]])
         starts = np.where(rules.starts[before, here], np.arange(len(here)), 0)
@@ -74,5 +74,5 @@ def count_chunks(
         types.append(rules.types[np.minimum(before, len(rules.names) - 1)])
     right = ends[0] & ends[1] & (begins[0] == begins[1]) & (types[0] == types[1])
     # The place behind the chunk's end is in the same sentence, as its `O` is.
-    count = len(lengths)
-    return tuple(np.bincount(sentences[found], minlength=count) for found in (right, ends[1], ends[0]))  # type: ignore[return-value]
+    first = behind - (lengths + 1)
+    return tuple(np.add.reduceat(found, first, dtype=np.int64) for found in (right, ends[1], ends[0]))  # type: ignore[return-value]

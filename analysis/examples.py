@@ -178,10 +178,7 @@ def _rules(tags: tuple[str, ...]) -> TagRules:
 def _codes(tags: pa.Array) -> np.ndarray:
     encoded = tags if pa.types.is_dictionary(tags.type) else tags.dictionary_encode()
     names = encoded.dictionary.to_pylist()
-    used = np.unique(encoded.indices.to_numpy()).tolist()
-    codes = np.zeros(len(names), dtype=np.int64)
-    for place in used:
-        codes[place] = _TAG_CODES.setdefault(names[place], len(_TAG_CODES))
+    codes = np.array([_TAG_CODES.setdefault(name, len(_TAG_CODES)) for name in names], dtype=np.int64)
     return codes[encoded.indices.to_numpy()]
 
 

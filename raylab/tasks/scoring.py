@@ -101,10 +101,12 @@ def normalized_answer(text: str) -> str:
 
 
 def _word_f1(right: str, given: str) -> float:
+    if right == given:
+        return float(bool(right))
     words, given_words = right.split(), given.split()
-    shared = (Counter(words) & Counter(given_words)).total()
-    if not shared:
+    if set(words).isdisjoint(given_words):
         return 0.0
+    shared = (Counter(words) & Counter(given_words)).total()
     precision, recall = shared / len(given_words), shared / len(words)
     return (2 * precision * recall) / (precision + recall)
 
