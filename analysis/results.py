@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,12 @@ from analysis.uncertainty import ScoreDraws
 from raylab.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
+    from analysis.histories import Curve
+
 _NO_EXAMPLES = ScoreDraws()
-_PAPER_TABLES = {2: paper.table_2}
 
 
 def load(
@@ -43,7 +46,7 @@ def load(
 
     Raises:
         InputError: If there is no store at the address, it has no such study (the message names the nearest), or none
-            of the study's finetuning runs has finished.
+            of the study's finetuning runs has finished, where it has any.
 
     Example:
         results = analysis.load("variants", "http://127.0.0.1:5000")
@@ -56,7 +59,7 @@ def load(
         for kind, status in zip(known.runs["kind"].to_pylist(), known.runs["status"].to_pylist(), strict=True)
         if kind == "finetune"
     )
-    if not states["finished"]:
+    if not states["finished"] and not (known.study_tag and json.loads(known.study_tag).get("finetune", {}) is None):
         found = (
             ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count) or "it has none at all"
         )
@@ -136,15 +139,48 @@ class Results:
         return self._view(averages.averages, baseline, level, self._draws(examples), correction)
 
     def table_of_paper(self, number: int) -> pd.DataFrame:
-        """The study in the layout of one of the paper's tables; see `analysis.paper`.
+        """The study in the layout of one of the paper's Tables 2 to 7; see `analysis.paper.table`.
 
         Raises:
-            InputError: If there is no such layout.
+            InputError: If the paper has no such table of scores, or the study nothing that belongs into it.
         """
-        if number not in _PAPER_TABLES:
-            known = ", ".join(map(str, _PAPER_TABLES))
-            raise InputError(f"table {number} of the paper has no layout here; these have: {known}")
-        return _PAPER_TABLES[number](self._best, self.study)
+        return paper.table(self.layout_of_paper(number), self._best, self.study)
+
+    def missing_jobs(self, number: int) -> pd.DataFrame:
+        """What one of the paper's tables lacks, and how to run it; see `analysis.paper.missing_jobs`.
+
+        Raises:
+            InputError: As `table_of_paper`.
+        """
+        return paper.missing_jobs(self.layout_of_paper(number), self._best, self.study, self.runs)
+
+    def layout_of_paper(self, number: int) -> paper.Layout:
+        """Which score stands where in one of the paper's tables; see `analysis.paper.layout`.
+
+        Raises:
+            InputError: As `table_of_paper`.
+        """
+        return paper.layout(number, self.study, paper.known_places(self.table, self.runs))
+
+    def figure_of_paper(self, number: int, **options: Any) -> Figure:
+        """One of the paper's Figures 1 to 4 over the study; see `analysis.paper_figures`.
+
+        Args:
+            number: Of the figure.
+            options: As that figure's function takes them, such as `by="layer"` of figure 3.
+
+        Raises:
+            InputError: If the study has not what the figure shows; the message names a study that has.
+        """
+        from analysis import paper_figures  # matplotlib takes half a second, and only figures need it
+
+        return paper_figures.figure(number, self, **options)
+
+    def histories(self, run_ids: Sequence[str], metric: str) -> dict[str, Curve]:
+        """The course of one metric in many runs; see `analysis.histories.histories`."""
+        from analysis.histories import histories
+
+        return histories(self._client, run_ids, metric)
 
     def history(self, key: str, metric: str) -> pd.DataFrame:
         """The values of a metric in the course of a job, running ones included.
