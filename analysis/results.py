@@ -13,10 +13,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis import averages, interference, paper, selection
+from analysis import averages, interference, paper, queries, selection
 from analysis.cache import cache_folder, read_study_runs
 from analysis.examples import load_examples
-from analysis.runs import current_rows, newest_by_key, recipe_parameters, row_of
+from analysis.runs import current_rows, newest_by_key, recipe_parameters
 from analysis.study import Study, read_study
 from analysis.tracking import connect, find_store
 from analysis.uncertainty import ScoreDraws
@@ -182,36 +182,69 @@ class Results:
 
         return histories(self._client, run_ids, metric)
 
-    def history(self, key: str, metric: str) -> pd.DataFrame:
-        """The values of a metric in the course of a job, running ones included.
+    def filter(self, **conditions: Any) -> Results:
+        """The results of a part of the study: what is asked of them is asked of that part.
 
         Args:
-            key: The job's key, or the beginning of it that no other job of the study shares.
-            metric: Such as `train/loss`, `valid/perplexity/en` or `epoch/dev/f1`.
-
-        Returns:
-            Columns step, value and time (UTC), by step; of a step that was logged twice (a job that was resumed) the
-            later value.
+            conditions: The value that a column of `table` must have, or several that will do, by column. `languages`
+                are language sets, and take with them the monolingual models of their languages.
 
         Raises:
-            InputError: If no job, or more than one, has the key, or the job has no such metric.
+            InputError: There is no such column, or nothing is left.
+
+        Example:
+            results.filter(task="ner", languages=["en-fr", "en-hi"]).interference()
         """
-        keys = [known for known in self._newest if known.startswith(key)]
-        if len(keys) != 1:
-            found = f"{len(keys)} jobs have such a key" if keys else "no job has such a key"
-            raise InputError(
-                f"key {key!r} in study {self.study.name!r}: {found}; the column `key` of the table has them all"
-            )
-        run = row_of(self._all_runs, self._newest[keys[0]])
-        if metric not in run["metrics"]:
-            raise InputError(f"job {keys[0]} has no metric {metric!r}; it has {', '.join(sorted(run['metrics']))}")
-        values = [
-            (entry.step, entry.value, entry.timestamp)
-            for entry in self._client.get_metric_history(run["run_id"], metric)
-        ]
-        frame = pd.DataFrame(values, columns=["step", "value", "time"]).sort_values(["step", "time"], kind="stable")
-        frame["time"] = pd.to_datetime(frame["time"], unit="ms", utc=True)
-        return frame.drop_duplicates("step", keep="last").reset_index(drop=True)
+        table = queries.select_scores(self.table, self.study, conditions)
+        return Results(queries.narrowed(self.study, table, conditions), table, self._all_runs, self._address)
+
+    def compare(self, first: str, second: str, level: float = 0.95, *, examples: bool = True) -> pd.DataFrame:
+        """One variant against another, within language: scores by cell, and first minus second.
+
+        Args:
+            first: A variant.
+            second: Another one.
+            level: Coverage of the intervals.
+            examples: As of `interference`.
+
+        Returns:
+            The rows and columns of `interference(baseline=first)` for the second variant, whose scores are in a column
+            of its name.
+
+        Raises:
+            InputError: If the study has no such variants, or they are the same.
+        """
+        for variant in (first, second):
+            if variant not in self.study.variants:
+                raise InputError(
+                    f"compare: study {self.study.name!r} has no variant {variant!r}; it has "
+                    f"{', '.join(self.study.variants)}"
+                )
+        if first == second:
+            raise InputError(f"compare: {first} with itself; another one of {', '.join(self.study.variants)} is needed")
+        frame = self.interference(first, level, examples=examples)
+        rows = frame[frame["variant"] == second].drop(columns="variant")
+        return rows.rename(columns={"score": second}).reset_index(drop=True)
+
+    def history(self, metric: str, **conditions: Any) -> pd.DataFrame:
+        """The values of a metric in the course of jobs, running ones included.
+
+        Args:
+            metric: Such as `train/loss`, `valid/perplexity/en` or `epoch/dev/f1`.
+            conditions: Which jobs: `key` (its beginning will do) or tags such as `variant`, `languages`, `seed`; one
+                value or several. By default all that have the metric.
+
+        Returns:
+            Columns key, variant, languages, task, train_language, seed and recipe of the job, then step, value and time
+            (UTC), by step; of a step that was logged twice (a job that was resumed) the later value.
+
+        Raises:
+            InputError: If no job meets the conditions, or none of them has the metric.
+
+        Example:
+            results.history("valid/perplexity/sw", variant=["mono", "joint"])
+        """
+        return queries.read_history(self._client, self._all_runs, self._newest, metric, conditions)
 
     def _view(self, make: Callable[..., pd.DataFrame], *arguments: Any) -> pd.DataFrame:
         """What `make` makes of the chosen scores, made once for the same arguments."""
