@@ -69,9 +69,10 @@ def conclude(
         if logged:
             reported = set(results.best()["key"])
             tracker.summaries(analysis.summarise(results))
-        examples = results.best()["key"].nunique() <= MOST_PREDICTIONS_READ
-        console.print()
-        console.print(analysis.interference_text(results, examples=examples), highlight=False, markup=False)
+        if study.finetune is not None:  # else there are no scores: the report has what its probes found
+            examples = results.best()["key"].nunique() <= MOST_PREDICTIONS_READ
+            console.print()
+            console.print(analysis.interference_text(results, examples=examples), highlight=False, markup=False)
     tracker.close()
     if search is not None:
         _print_front(search, console)
