@@ -111,7 +111,7 @@ def _write(results: Results, folder: Path) -> list[Path]:
         else:
             (folder / name).unlink(missing_ok=True)  # of an earlier report, which would pass for this one's
     texts = {
-        "report.html": page.report_page(results, [folder / name for name in images]),
+        "report.html": page.report_page(results),
         "table2.md": tables.markdown(table) + "\n",
         "table2.csv": tables.csv(table),
         "interference.csv": tables.csv(interference),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -13,8 +14,10 @@ import pyarrow.compute as pc
 
 from analysis import interference, paper, selection
 from analysis.cache import cache_folder, read_study_runs
+from analysis.cost import configuration_of
+from analysis.histories import Curve, histories
 from analysis.runs import current_rows, newest_by_key, recipe_parameters, row_of
-from analysis.study import Study, read_study
+from analysis.study import STUDY_TAG, Study, read_study
 from analysis.tracking import connect, find_store
 from raylab.errors import InputError
 
@@ -155,6 +158,26 @@ class Results:
         frame = pd.DataFrame(values, columns=["step", "value", "time"]).sort_values(["step", "time"], kind="stable")
         frame["time"] = pd.to_datetime(frame["time"], unit="ms", utc=True)
         return frame.drop_duplicates("step", keep="last").reset_index(drop=True)
+
+    def histories(self, run_ids: Sequence[str], metric: str) -> dict[str, Curve]:
+        """The course of one metric in many runs; see `analysis.histories.histories`."""
+        return histories(self._client, run_ids, metric)
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """The study's whole configuration, as its experiment has it; empty if it has none."""
+        experiment = self._client.get_experiment_by_name(self.study.name)
+        return configuration_of(experiment.tags.get(STUDY_TAG) if experiment else None)
+
+    @property
+    def tracking_uri(self) -> str:
+        """Address of the MLflow store."""
+        return self._address
+
+    def chosen_recipes(self) -> dict[tuple[str, str], str]:
+        """The chosen pretraining recipe by variant and model's languages."""
+        chosen = self._recipes.loc[self._recipes["chosen"], [*selection.MODEL, "recipe"]]
+        return {(variant, languages): recipe for variant, languages, recipe in chosen.itertuples(index=False)}
 
     @cached_property
     def _newest(self) -> dict[str, int]:
