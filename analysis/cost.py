@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.averages import average_difference
+from analysis.contrasts import average_difference
 from analysis.jobs import Job
 from analysis.study import Study
 
@@ -41,7 +41,12 @@ def cost_by_kind(jobs: Sequence[Job], configuration: Mapping[str, Any]) -> pd.Da
             of_kind[1] += hours(job, configuration)
             of_kind[2] += job.metrics.get("train_tokens", 0.0)
     order = ("prepare", "import", "pretrain", "finetune", "probe")
-    rows = [(kind, int(sums[kind][0]), *sums[kind][1:]) for kind in order if kind in sums]
+    rows = [
+        (kind, int(number), spent, tokens or float("nan"))
+        for kind in order
+        if kind in sums
+        for number, spent, tokens in [sums[kind]]
+    ]
     return pd.DataFrame(rows, columns=["kind", "jobs", "hours", "tokens"])
 
 
@@ -59,7 +64,7 @@ def cost_of_variants(
         jobs: The study's pretraining jobs; a model that was trained in segments costs all of them.
         study: The study's outline.
         configuration: The study's configuration, or nothing.
-        within: `analysis.averages.cell_scores` within language.
+        within: `analysis.contrasts.cell_scores` within language.
         zero_shot: Likewise across languages.
         chosen: The recipe of each variant and model's languages; other recipes are the search's cost, not the model's.
 

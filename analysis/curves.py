@@ -80,7 +80,7 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
         return []
     begin, end = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
     steps = sorted({step for curve in curves for step, _ in curve if begin <= step <= end})
-    values = [np.interp(steps, *zip(*curve, strict=True)) for curve in curves]
+    values = [np.interp(steps, [step for step, _ in curve], [value for _, value in curve]) for curve in curves]
     return list(zip(steps, np.mean(values, axis=0).tolist(), strict=True)) if steps else []
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from analysis.averages import Average, average_difference, cell_scores
+from analysis.contrasts import Average, average_difference, cell_scores
 from analysis.labels import main_metric, task_label
 from analysis.statistics import excludes_zero
 from analysis.tables import number
@@ -78,7 +78,7 @@ def _worst(frame: pd.DataFrame) -> list[Finding]:
     if cells.empty:
         return []
     sets = cells.groupby("languages", sort=False)["difference"].mean().sort_values(ascending=False)
-    worst = cells.loc[cells["difference"].idxmax()]
+    worst = cells.nlargest(1, "difference").iloc[0]
     found = []
     if len(sets) > 1 and sets.iloc[0] > 0:
         text = f"{sets.index[0]} loses most, {_points(sets.iloc[0])} on average over its languages and tasks"

@@ -78,6 +78,10 @@ def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, de
     head = re.sub(r"<th(?![a-z]| scope)", '<th scope="col"', head)
     body = re.sub(r"<th(?![a-z])", '<th scope="row"', body)
     text = re.sub(r'<th scope="col"( colspan="\d+")?></th>', r"<td\1></td>", head) + rule + body
+    for level in frame.index.names[::-1] if index else ():
+        before, blank, after = text.partition("</thead>")[0].rpartition("<td></td>")
+        if level and blank:
+            text = f"{before}<td>{Markup.escape(str(level))}</td>{after}</thead>{text.partition('</thead>')[2]}"
     if caption:
         text = text.replace("<thead>", f"<caption>{Markup.escape(caption)}</caption><thead>", 1)
     return Markup(f'<div class="wide" tabindex="0" role="region" aria-label="{Markup.escape(caption)}">{text}</div>')

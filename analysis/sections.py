@@ -1,4 +1,4 @@
-"""The parts of the report's page below its findings: what each shows, as charts and frames; None where there is nothing."""
+"""The parts of the report's page below its findings, as charts and frames; nothing where there is nothing to show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from analysis import svg
-from analysis.averages import cell_scores
+from analysis.contrasts import cell_scores
 from analysis.cost import cost_by_kind, cost_of_variants, hour_unit
 from analysis.curves import MOST_CHARTS, gradient_charts, loss_charts, perplexity_charts
 from analysis.jobs import jobs
@@ -40,6 +40,8 @@ class Block:
         legend: Swatches of the charts' series, as HTML.
         charts: SVG.
         tables: Caption, frame and digits after the point; the frame's index is shown.
+        bars: Caption and frame of shares, from 0 to 1, above the charts.
+        folded: Whether charts and tables are shown on demand.
     """
 
     title: str
@@ -47,6 +49,8 @@ class Block:
     legend: str = ""
     charts: list[str] = field(default_factory=list)
     tables: list[tuple[str, pd.DataFrame, int]] = field(default_factory=list)
+    bars: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
+    folded: bool = False
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
@@ -143,23 +147,24 @@ def curves(results: Results) -> list[Block]:
     runs = [job for job in jobs(results.runs, "pretrain") if "until" not in job.tags]
     shown = [variant for variant in results.study.variants if any(job.tags.get("variant") == variant for job in runs)]
     titles = {
-        "Validation perplexity": "Per token of each model's own vocabulary, so curves of one language set compare, and mono with a set less so.",
+        "Validation perplexity": "Per token of each model's own vocabulary: the models of one language set compare with "
+        "each other, mono only roughly with them.",
         "Training loss": "Mean over the steps between two measurements, in nats a predicted token.",
     }
-    found = []
+    found: list[Block] = []
     for (title, text), draw in zip(titles.items(), (perplexity_charts, loss_charts), strict=True):
         charts = draw(results, runs)
         text += " Means over seeds, of the chosen pretraining recipe."
         if len(charts) >= MOST_CHARTS:
             text += f" The first {MOST_CHARTS} are shown."
         if charts:
-            found.append(Block(title, text, svg.legend(shown), charts))
+            found.append(Block(title, text, svg.legend(shown), charts, folded=bool(found)))
     return found
 
 
 def probes(results: Results) -> list[Block]:
     """What the probes measured, of gradients and of masks."""
-    runs = jobs(results.runs, "probe")
+    runs = sorted(jobs(results.runs, "probe"), key=lambda job: job.started)
     found = []
     for probe, title, what in (("gradients", "Gradients", "gradients"), ("pruning", "Masks", "masks' log alpha")):
         frame = similarities(runs, probe)
@@ -190,11 +195,14 @@ def search(results: Results) -> list[Block]:
         table, remark = importance(searched)
         text = f"{len(finished)} of {len(searched.trials)} trials finished. "
         if not table.empty:
-            text += "Importance is the share of an objective's variance over the trials that a parameter explains by itself "
+            text += (
+                "Importance is the share of an objective's variance over the trials that a parameter explains alone "
+            )
             text += "or with others (fANOVA). "
             if len(finished) < 30:
                 text += f"With {len(finished)} trials it is rough. "
-        tables = [] if table.empty else [("Importance of parameters", table, 2)]
+        bars = [] if table.empty else [("Importance of parameters", table)]
+        tables: list[tuple[str, pd.DataFrame, int]] = []
         numeric = [name for name in searched.parameters if pd.api.types.is_numeric_dtype(searched.trials[name])]
         charts = []
         for objective in searched.objectives:
@@ -223,11 +231,14 @@ def search(results: Results) -> list[Block]:
             front = searched.best().set_index("trial")[[*searched.parameters, *searched.objectives]].map(_shown)
             label = "Trials that no other beats in all objectives" if len(searched.objectives) > 1 else "The best trial"
             tables.append((f"{label}, dev scores in percent", front, 3))
-        found.append(Block("Trials", text + remark, "", charts, tables))
+        found.append(Block("Trials", text + remark, "", charts, tables, bars))
     recipes = searched_recipes(results)
     if not recipes.empty:
         frame = recipes.set_index(["variant", "languages"]).drop(columns="recipe")
-        text = "Models that were pretrained by several recipes; mean dev scores in percent. All other sections are of the chosen one."
+        text = (
+            "Models that were pretrained by several recipes; mean dev scores in percent. All other sections show the "
+        )
+        text += "chosen one."
         found.append(Block("Pretraining recipes", text, tables=[("Recipes by model", frame, 1)]))
     return found
 
@@ -243,10 +254,11 @@ def cost(results: Results) -> Block | None:
     within, zero_shot = (cell_scores(results.best(), results.study, setting) for setting in ("within", "zero_shot"))
     pretraining = [job for job in everything if job.kind == "pretrain"]
     frame = cost_of_variants(pretraining, results.study, configuration, within, zero_shot, results.chosen_recipes())
-    text = f"{number(kinds['hours'].sum())} {unit} in all finished jobs of the study, those included that another study had done. "
+    text = f"{number(kinds['hours'].sum())} {unit} in all finished jobs of the study, "
+    text += "those included that another study had done. "
     worthwhile = frame.dropna(subset="hours_per_point")
     if len(worthwhile):
-        cheapest = worthwhile.loc[worthwhile["hours_per_point"].idxmin()]
+        cheapest = worthwhile.nsmallest(1, "hours_per_point").iloc[0]
         text += f"A point gained over joint within language costs least with {cheapest['variant']}: "
         text += f"{number(cheapest['hours_per_point'], 2)} {unit} of pretraining more for each language set. "
     names = {

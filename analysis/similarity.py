@@ -45,9 +45,9 @@ def similarities(jobs: Sequence[Job], probe: str) -> pd.DataFrame:
 
 
 def overall(frame: pd.DataFrame) -> pd.DataFrame:
-    """The cosines over the whole model, means over seeds: variant, languages, within (mean over its languages), across."""
+    """The cosines over the whole model, means over seeds: variant, languages, within (over its languages), across."""
     whole = frame[frame["layer"].isna() & (frame["module"] == "")]
-    means = whole.groupby(["variant", "languages", "within"])["cosine"].mean().unstack("within")
+    means = whole.groupby(["variant", "languages", "within"], sort=False)["cosine"].mean().unstack("within")
     means = means.reindex(columns=[True, False]).set_axis(["within", "across"], axis=1)
     return means.reset_index()
 
@@ -58,4 +58,6 @@ def by_layer(frame: pd.DataFrame) -> pd.DataFrame:
     if inside.empty:
         return pd.DataFrame()
     inside = inside.assign(layer=inside["layer"].astype(int) + 1)
-    return inside.pivot_table(index=["languages", "variant"], columns=["module", "layer"], values="cosine")
+    return inside.pivot_table(
+        index=["languages", "variant"], columns=["module", "layer"], values="cosine", sort=False
+    ).sort_index(axis=1)

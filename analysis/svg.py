@@ -138,7 +138,7 @@ def scatter_chart(
     corners = "L".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in front)
     if corners.count("L"):
         parts.append(f'<path class="front" d="M{corners}"><title>Pareto front</title></path>')
-    names = _Names(frame)
+    names = _Names(frame, [(label, frame.x(x)) for label, x in verticals])
     for dot in dots:
         parts.append(_bars(dot, frame))
         shape = _SHAPES[_SERIES.get(dot.series, ("circle", ""))[0]]
@@ -187,11 +187,11 @@ class _Frame:
 
     def axes(self, x_label: str, y_label: str) -> str:
         bottom, parts = HEIGHT - _BOTTOM, []
-        for tick, label in _ticks(self._xs, self._log_x, 4):
+        for tick, label in _ticks(self._xs, self._log_x, 5):
             place = f"{self.x(tick):.1f}"
             parts.append(f'<path class="grid" d="M{place},{_TOP}V{bottom}"/>')
             parts.append(f'<text class="tick" x="{place}" y="{bottom + 14}" text-anchor="middle">{label}</text>')
-        for tick, label in _ticks(self._ys, self._log_y, 5):
+        for tick, label in _ticks(self._ys, self._log_y, 6):
             place = f"{self.y(tick):.1f}"
             parts.append(f'<path class="grid" d="M{_LEFT},{place}H{WIDTH - _RIGHT}"/>')
             parts.append(f'<text class="tick" x="{_LEFT - 5}" y="{place}" dy="4" text-anchor="end">{label}</text>')
@@ -209,9 +209,10 @@ class _Frame:
 class _Names:
     """Puts labels beside dots, where no other label stands yet."""
 
-    def __init__(self, frame: _Frame) -> None:
+    def __init__(self, frame: _Frame, verticals: Sequence[tuple[str, float]]) -> None:
         self._frame = frame
-        self._taken: list[tuple[float, float, float]] = []  # left, right, baseline
+        # Left, right and baseline.
+        self._taken = [(x - 6.1 * len(label) - 4, x + 2, _TOP + 10.0) for label, x in verticals]
 
     def place(self, dot: Dot) -> str:
         x, y, width = self._frame.x(dot.x), self._frame.y(dot.y), 6.1 * len(dot.label)
@@ -278,14 +279,14 @@ def _ticks(ends: tuple[float, float], log: bool, count: int) -> list[tuple[float
     low, high = ends
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for factors in ((1, 2, 5), (1, 3), (1,)):
+        for factors in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
             ticks = [factor * 10.0**decade for decade in decades for factor in factors]
             ticks = [tick for tick in ticks if low <= tick <= high]
-            if len(ticks) <= count + 2:
+            if len(ticks) <= count + 1:
                 break
         return [(tick, f"{tick:g}") for tick in ticks]
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
     first = math.ceil(low / step)
     return [(place * step, f"{round(place * step, 10):g}") for place in range(first, math.floor(high / step) + 1)]

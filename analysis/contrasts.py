@@ -46,6 +46,17 @@ def cell_scores(best: pd.DataFrame, study: Study, setting: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*CELL, "variant", "seed", "value"])
 
 
+def told(frame: pd.DataFrame) -> pd.Series:
+    """Which differences can be told from 0: by their verdict where they have one, else by their interval.
+
+    Args:
+        frame: Rows as `Results.interference` has them.
+    """
+    if "verdict" in frame.columns:
+        return frame["verdict"].isin(["interference", "gain"])
+    return (frame["low"] > 0) | (frame["high"] < 0)
+
+
 def average_difference(scores: pd.DataFrame, first: str, second: str) -> Average:
     """First variant minus second, averaged over the cells and over the seeds that both have.
 
