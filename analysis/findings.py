@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from analysis.contrasts import Average, average_difference, cell_scores
+from analysis.contrasts import Average, average_difference, cell_scores, told
 from analysis.labels import main_metric, task_label
 from analysis.statistics import excludes_zero
 from analysis.tables import number
@@ -60,16 +60,17 @@ def _interference(frame: pd.DataFrame, within: pd.DataFrame) -> list[Finding]:
             f"Within language, the joint models score {_points(-mean)} higher than the monolingual ones on average"
         )
     text = f"{verdict} ({_mono_minus(average)}). "
-    lost, won = _counts(cells)
+    clear = cells[told(cells)]
+    lost, won = int((clear["difference"] > 0).sum()), int((clear["difference"] < 0).sum())
     if cells["low"].isna().all():
         worse, better = int((cells["difference"] > 0).sum()), int((cells["difference"] < 0).sum())
         text += f"Of {_many(len(cells), 'cell')} (a language and task of a set) {worse} are lower and {better} higher, "
         text += "without intervals by which to tell these from chance."
     else:
         text += (
-            f"Of {_many(len(cells), 'cell')} (a language and task of a set) {lost} lose and {won} gain by an amount "
+            f"Of {_many(len(cells), 'cell')} (a language and task of a set) {lost} can be told to lose and {won} to "
         )
-        text += f"whose 95% interval excludes 0; {len(cells) - lost - won} cannot be told from 0."
+        text += f"gain{_how_told(cells)}; {len(cells) - lost - won} cannot be told from 0."
     return [Finding("Interference", text)]
 
 
@@ -95,7 +96,11 @@ def _worst(frame: pd.DataFrame) -> list[Finding]:
         score = f"{number(worst['score'])}% against {number(worst['mono'])}% alone"
         text = f"The largest loss is of {worst['language']} in {worst['languages']} on {task_label(worst['task'])}: "
         text += f"{_points(worst['difference'])} ({score}{_between(worst['low'], worst['high'])}). "
-        text += _told(worst["low"], worst["high"], "this loss")
+        if "verdict" in worst:
+            clear = worst["verdict"] == "interference"
+            text += f"After correction for all comparisons this loss {'can' if clear else 'cannot'} be told from 0."
+        else:
+            text += _told(worst["low"], worst["high"], "this loss")
         found.append(Finding("Largest loss", text))
     return found
 
@@ -183,21 +188,20 @@ def _doubts(results: Results, frame: pd.DataFrame) -> list[Finding]:
     if known["low"].isna().all():
         parts.append("There is one seed, so nothing here says how much another seed would change.")
     else:
-        told = known["low"].notna().sum()
-        parts.append(
-            f"Intervals are over at most {_many(most, 'seed')}. If nothing differed at all, about {0.05 * told:.0f} of "
-            f"the {told} intervals in the matrix would still exclude 0."
-        )
-        if "p_adjusted" in known or "verdict" in known:
-            parts.append("The verdicts in interference.csv are corrected for that.")
+        count = int(known["low"].notna().sum())
+        parts.append(f"Intervals are over at most {_many(most, 'seed')}.")
+        if "verdict" in known:
+            parts.append(f"What counts as told in the matrix is corrected for {_many(count, 'comparison')}.")
+        else:
+            chance = f"about {0.05 * count:.0f} of the {count} intervals in the matrix"
+            parts.append(f"If nothing differed at all, {chance} would still exclude 0.")
     if missing := len(frame) - len(known):
         parts.append(f"{_many(missing, 'cell')} of the matrix {'is' if missing == 1 else 'are'} missing.")
     return [Finding("Doubt", " ".join(parts))]
 
 
-def _counts(cells: pd.DataFrame) -> tuple[int, int]:
-    """How many cells show a loss, and a gain, whose interval excludes 0."""
-    return int((cells["low"] > 0).sum()), int((cells["high"] < 0).sum())
+def _how_told(cells: pd.DataFrame) -> str:
+    return " (corrected for the number of comparisons)" if "verdict" in cells else " (95% interval excludes 0)"
 
 
 def _overlaps_best(within: pd.DataFrame, best: str, other: str) -> bool:

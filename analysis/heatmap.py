@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.contrasts import told
 from analysis.labels import main_metric, task_label
-from analysis.statistics import excludes_zero
 from analysis.study import Study
 from analysis.tables import MISSING, number
 
@@ -63,6 +63,7 @@ def heat_panels(frame: pd.DataFrame, study: Study) -> list[HeatPanel]:
         study: The study's outline.
     """
     frame = frame[frame["metric"] == frame["task"].map(main_metric)]
+    frame = frame.assign(told=told(frame))
     furthest = max(1.0, frame["difference"].abs().max())  # a study without interference looks pale
     variants = [variant for variant in study.variants if variant in set(frame["variant"])]
     panels = []
@@ -85,17 +86,18 @@ def _cell(row: dict | None, furthest: float) -> HeatCell:
     if row is None or pd.isna(row["difference"]):
         return HeatCell(MISSING, "", "none", 0, False, "no score of this model, or none of mono")
     difference, low, high = row["difference"], row["low"], row["high"]
-    told = excludes_zero(low, high)
+    clear = bool(row["told"])
     remark = f"mono {number(row['mono'])}%, {row['variant']} {number(row['score'])}%, {row['seeds']:.0f} seeds"
     if pd.notna(low):
         remark += f", 95% interval {number(low, signed=True)} to {number(high, signed=True)}"
-        remark += ": excludes 0" if told else ": cannot be told from 0"
+    if pd.notna(low) or clear:
+        remark += ": can be told from 0" if clear else ": cannot be told from 0"
     return HeatCell(
         text=_minus(number(difference, signed=True)),
         half=f"±{number((high - low) / 2)}" if pd.notna(low) else "",
         side="harm" if difference > 0 else "gain",
         weight=round(STRONGEST * min(1.0, abs(difference) / furthest)),
-        told=told,
+        told=clear,
         remark=_minus(remark),
     )
 

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 _DOTS_PER_INCH = 130
 
 
-def report_page(results: Results, parts: list[PaperPart] | None = None) -> str:
+def report_page(results: Results, parts: list[PaperPart] | None = None, comparison: str = "") -> str:
     """The page's HTML.
 
     Args:
         results: The study's results.
         parts: Tables and figures in the paper's layout; by default, those that the study has.
+        comparison: The study beside the paper, as text; "": not asked for.
     """
     interference = results.interference()
     context = {
@@ -42,6 +43,8 @@ def report_page(results: Results, parts: list[PaperPart] | None = None) -> str:
         "findings": findings(results),
         "panels": heat_panels(interference, results.study) if interference["difference"].notna().any() else [],
         "intervals": bool(interference["low"].notna().any()),
+        "corrected": ", corrected for the number of comparisons" if "verdict" in interference else "",
+        "comparison": comparison,
         "tradeoff": sections.tradeoff(results),
         "transfer": sections.transfer_table(results),
         "paper": paper_parts(results) if parts is None else parts,

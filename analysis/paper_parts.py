@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis import paper
 from raylab.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,14 +26,18 @@ class PaperPart:
     Attributes:
         name: `Table 2` or `Figure 3`.
         file: Its files' name without the ending, such as `table2`.
+        title: What it shows.
         table: The table, if it is one and the study has it.
+        missing: The jobs that would fill a table's missing cells, if it has any.
         figure: The figure, likewise.
         reason: Why the study does not have it; else "".
     """
 
     name: str
     file: str
+    title: str = ""
     table: pd.DataFrame | None = None
+    missing: pd.DataFrame | None = None
     figure: Figure | None = None
     reason: str = ""
 
@@ -43,10 +48,13 @@ def paper_parts(results: Results) -> list[PaperPart]:
     for number in TABLES:
         name, file = f"Table {number}", f"table{number}"
         try:
-            parts.append(PaperPart(name, file, table=results.table_of_paper(number)))
+            table = results.table_of_paper(number)
+            missing = results.missing_jobs(number)
+            title = paper.TITLES.get(number, name)
+            parts.append(PaperPart(name, file, title, table, None if missing.empty else missing))
         except InputError as error:
             parts.append(PaperPart(name, file, reason=str(error)))
-    for number in FIGURES if hasattr(results, "figure_of_paper") else ():
+    for number in FIGURES:
         name, file = f"Figure {number}", f"figure{number}"
         try:
             parts.append(PaperPart(name, file, figure=results.figure_of_paper(number)))

@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--format",
         metavar="NAMES",
-        help=f"of tables ({', '.join(_TABLE_FORMATS)}) and figures ({', '.join(_FIGURE_FORMATS)}), joined by commas, or "
-        f"all (default: {','.join(DEFAULT_FORMATS)})",
+        help=f"joined by commas: of tables {', '.join(_TABLE_FORMATS)}; of figures {', '.join(_FIGURE_FORMATS)}; or all "
+        f"(default: {','.join(DEFAULT_FORMATS)})",
     )
     parser.add_argument("--compare-paper", action="store_true", help="set each value beside the paper's")
     parser.add_argument("--no-mlflow", action="store_true", help="only write files, nothing into MLflow")

@@ -147,7 +147,7 @@ def curves(results: Results) -> list[Block]:
     runs = [job for job in jobs(results.runs, "pretrain") if "until" not in job.tags]
     shown = [variant for variant in results.study.variants if any(job.tags.get("variant") == variant for job in runs)]
     titles = {
-        "Validation perplexity": "Per token of each model's own vocabulary: the models of one language set compare with "
+        "Validation perplexity": "Per token of each model's own vocabulary: models of one language set compare with "
         "each other, mono only roughly with them.",
         "Training loss": "Mean over the steps between two measurements, in nats a predicted token.",
     }
