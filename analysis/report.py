@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--format",
         metavar="NAMES",
-        help=f"joined by commas: of tables {', '.join(_TABLE_FORMATS)}; of figures {', '.join(_FIGURE_FORMATS)}; or all "
+        help=f"joined by commas: {', '.join(_TABLE_FORMATS)} of tables, {', '.join(_FIGURE_FORMATS)} of figures, or all "
         f"(default: {','.join(DEFAULT_FORMATS)})",
     )
     parser.add_argument("--compare-paper", action="store_true", help="set each value beside the paper's")
