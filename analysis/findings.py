@@ -189,7 +189,10 @@ def _doubts(results: Results, frame: pd.DataFrame) -> list[Finding]:
         parts.append("There is one seed, so nothing here says how much another seed would change.")
     else:
         count = int(known["low"].notna().sum())
-        parts.append(f"Intervals are over at most {_many(most, 'seed')}.")
+        if most == 1:
+            parts.append("There is one seed: intervals are from test examples alone, and another seed may change more.")
+        else:
+            parts.append(f"Intervals are over at most {_many(most, 'seed')}.")
         if "verdict" in known:
             parts.append(f"What counts as told in the matrix is corrected for {_many(count, 'comparison')}.")
         else:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, ViewType
+from mlflow.entities import Experiment, Run, ViewType
 
 from analysis import tables
 from analysis.contrasts import average_difference, cell_scores
@@ -23,7 +24,8 @@ KIND = "report"
 NOTE = "mlflow.note.content"
 """MLflow's tag for the description of an experiment or run, in Markdown."""
 
-_LONGEST_NOTE = 4500  # characters; MLflow takes 5000
+_LONGEST_NOTE = 4900  # characters; MLflow takes 5000
+_MOST_COMPARED = 30  # runs; their identifiers are all in one address
 
 
 def publish(results: Results, files: Sequence[Path]) -> str:
@@ -55,31 +57,29 @@ def publish(results: Results, files: Sequence[Path]) -> str:
     client.set_terminated(run.info.run_id)
     for run_id in before:
         client.delete_run(run_id)
-    summaries = _run_ids(client, experiment, "summary")
-    page = f"#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}/artifacts/{files[0].name}"
-    text = description(results, page, _comparison(experiment.experiment_id, summaries))
-    client.set_experiment_tag(experiment.experiment_id, NOTE, text)
+    here = f"#/experiments/{experiment.experiment_id}/runs"
+    page = f"{here}/{run.info.run_id}/artifacts/{files[0].name}"
+    links = {"Report": page} | _summary_links(client, experiment, here)
+    client.set_experiment_tag(experiment.experiment_id, NOTE, description(results, links))
+    # Else MLflow opens the experiment on a page for traces of language models, not on its runs.
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.experimentKind", "custom_model_development")
     if results.tracking_uri.startswith(("http://", "https://")):
         return f"{results.tracking_uri.rstrip('/')}/{page}"
     return f"{run.info.artifact_uri}/{files[0].name}"
 
 
-def description(results: Results, page: str, comparison: str = "") -> str:
+def description(results: Results, links: Mapping[str, str]) -> str:
     """The experiment's description, in Markdown: what it asks, where to look, and the means of each variant.
 
     It begins with the study's own description, by which the next sweep knows that it may stay.
 
     Args:
         results: The study's results.
-        page: Address of the report.
-        comparison: Address of the summary runs side by side; "": there are none.
+        links: Addresses, by what they lead to.
     """
-    links = [f"[Report]({page})"]
-    if comparison:
-        links.append(f"[Language sets and variants side by side]({comparison})")
     parts = [
         results.configuration.get("description", ""),
-        " · ".join(links),
+        " · ".join(f"[{text}]({address})" for text, address in links.items()),
         "Means of main metrics over tasks and languages: test scores in percent; differences in points, over the cells "
         "and seeds that both have.",
         tables.markdown(means_by_variant(results)),
@@ -104,25 +104,34 @@ def means_by_variant(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", "within", "mono − it", "zero-shot", "it − joint"])
 
 
-def _comparison(experiment: str, run_ids: Sequence[str]) -> str:
-    """MLflow's compare view of some runs."""
-    if not run_ids:
-        return ""
-    runs, experiments = (quote(_json(values), safe="") for values in (run_ids, [experiment]))
-    return f"#/compare-runs?runs={runs}&experiments={experiments}"
-
-
-def _json(values: Sequence[str]) -> str:
-    return "[" + ",".join(f'"{value}"' for value in values) + "]"
+def _summary_links(client: MlflowClient, experiment: Experiment, here: str) -> dict[str, str]:
+    """MLflow's chart view of the summary runs, and its compare view of as many as can be read there."""
+    order = ["tags.languages ASC", "attributes.start_time ASC"]
+    found = client.search_runs([experiment.experiment_id], "tags.kind = 'summary'", max_results=5000, order_by=order)
+    runs = [run for run in found if "stale" not in run.data.tags]
+    if not runs:
+        return {}
+    condition = quote("tags.kind = 'summary'", safe="")
+    sets = {
+        languages: [run for run in runs if run.data.tags.get("languages") == languages]
+        for languages in dict.fromkeys(run.data.tags.get("languages", "") for run in runs)
+    }
+    shown: list[Run] = []
+    for place, members in enumerate(sets.values()):
+        if place and len(shown) + len(members) > _MOST_COMPARED:
+            break
+        shown += members
+    some = dict.fromkeys(run.data.tags.get("languages", "") for run in shown)
+    ids, experiments = (
+        quote(json.dumps(values, separators=(",", ":")), safe="")
+        for values in ([run.info.run_id for run in shown], [experiment.experiment_id])
+    )
+    return {
+        "Summary runs as charts": f"{here}?searchFilter={condition}&compareRunsMode=CHART",
+        f"Side by side: {', '.join(some)}": f"#/compare-runs?runs={ids}&experiments={experiments}",
+    }
 
 
 def _run_ids(client: MlflowClient, experiment: Experiment, kind: str) -> list[str]:
-    found, token = [], None
-    while True:
-        page = client.search_runs(
-            [experiment.experiment_id], f"tags.kind = '{kind}'", ViewType.ACTIVE_ONLY, page_token=token
-        )
-        found += [run.info.run_id for run in page if "stale" not in run.data.tags]
-        token = page.token
-        if not token:
-            return sorted(found)
+    found = client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'", ViewType.ACTIVE_ONLY)
+    return [run.info.run_id for run in found]

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from mlflow import MlflowClient
@@ -106,7 +107,10 @@ class _Maker:
         database = MlflowDatabase.of(client)
         assert database is not None, f"{self.uri} is no database"
         tags = {"raylab.study": json.dumps(self._configuration())}
-        experiment = client.create_experiment(self.name, tags=tags)
+        # Beside a file, as a sweep has it, and not in the working folder.
+        file = Path(self.uri.removeprefix("sqlite:///")).absolute()
+        place = (file.parent / "artifacts" / self.name).as_uri() if self.uri.startswith("sqlite:///") else None
+        experiment = client.create_experiment(self.name, artifact_location=place, tags=tags)
         self.random = np.random.default_rng(self.seed)
         runs = [*self._prepared(), *self._models(), *self._trials()]
         for first in range(0, len(runs), 1000):
