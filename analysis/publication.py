@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run, ViewType
+from mlflow.entities import Experiment, ViewType
 
 from analysis import tables
 from analysis.contrasts import average_difference, cell_scores
@@ -25,6 +25,7 @@ NOTE = "mlflow.note.content"
 """MLflow's tag for the description of an experiment or run, in Markdown."""
 
 _LONGEST_NOTE = 4900  # characters; MLflow takes 5000
+_WORKFLOW = "workflowType=machine_learning"  # without it MLflow opens on pages for traces of language models
 _MOST_COMPARED = 30  # runs; their identifiers are all in one address
 
 
@@ -58,11 +59,9 @@ def publish(results: Results, files: Sequence[Path]) -> str:
     for run_id in before:
         client.delete_run(run_id)
     here = f"#/experiments/{experiment.experiment_id}/runs"
-    page = f"{here}/{run.info.run_id}/artifacts/{files[0].name}"
+    page = f"{here}/{run.info.run_id}/artifacts/{files[0].name}?{_WORKFLOW}"
     links = {"Report": page} | _summary_links(client, experiment, here)
     client.set_experiment_tag(experiment.experiment_id, NOTE, description(results, links))
-    # Else MLflow opens the experiment on a page for traces of language models, not on its runs.
-    client.set_experiment_tag(experiment.experiment_id, "mlflow.experimentKind", "custom_model_development")
     if results.tracking_uri.startswith(("http://", "https://")):
         return f"{results.tracking_uri.rstrip('/')}/{page}"
     return f"{run.info.artifact_uri}/{files[0].name}"
@@ -77,9 +76,10 @@ def description(results: Results, links: Mapping[str, str]) -> str:
         results: The study's results.
         links: Addresses, by what they lead to.
     """
+    addresses = " · ".join(f"[{text}]({address})" for text, address in links.items())
     parts = [
-        results.configuration.get("description", ""),
-        " · ".join(f"[{text}]({address})" for text, address in links.items()),
+        # In one paragraph: MLflow shows no more of a description until it is unfolded.
+        f"{results.configuration.get('description', '')} {addresses}".strip(),
         "Means of main metrics over tasks and languages: test scores in percent; differences in points, over the cells "
         "and seeds that both have.",
         tables.markdown(means_by_variant(results)),
@@ -106,29 +106,27 @@ def means_by_variant(results: Results) -> pd.DataFrame:
 
 def _summary_links(client: MlflowClient, experiment: Experiment, here: str) -> dict[str, str]:
     """MLflow's chart view of the summary runs, and its compare view of as many as can be read there."""
-    order = ["tags.languages ASC", "attributes.start_time ASC"]
+    order = ["attributes.start_time ASC"]  # language sets and variants as the study has them
     found = client.search_runs([experiment.experiment_id], "tags.kind = 'summary'", max_results=5000, order_by=order)
     runs = [run for run in found if "stale" not in run.data.tags]
     if not runs:
         return {}
+    sets: dict[str, list[str]] = {}
+    for run in runs:
+        sets.setdefault(run.data.tags.get("languages", ""), []).append(run.info.run_id)
+    names: list[str] = []
+    shown: list[str] = []
+    for languages, members in sets.items():
+        if not shown or len(shown) + len(members) <= _MOST_COMPARED:
+            names.append(languages)
+            shown += members
     condition = quote("tags.kind = 'summary'", safe="")
-    sets = {
-        languages: [run for run in runs if run.data.tags.get("languages") == languages]
-        for languages in dict.fromkeys(run.data.tags.get("languages", "") for run in runs)
-    }
-    shown: list[Run] = []
-    for place, members in enumerate(sets.values()):
-        if place and len(shown) + len(members) > _MOST_COMPARED:
-            break
-        shown += members
-    some = dict.fromkeys(run.data.tags.get("languages", "") for run in shown)
-    ids, experiments = (
-        quote(json.dumps(values, separators=(",", ":")), safe="")
-        for values in ([run.info.run_id for run in shown], [experiment.experiment_id])
+    compared, within = (
+        quote(json.dumps(values, separators=(",", ":")), safe="") for values in (shown, [experiment.experiment_id])
     )
     return {
-        "Summary runs as charts": f"{here}?searchFilter={condition}&compareRunsMode=CHART",
-        f"Side by side: {', '.join(some)}": f"#/compare-runs?runs={ids}&experiments={experiments}",
+        "Charts of language sets and variants": f"{here}?searchFilter={condition}&compareRunsMode=CHART&{_WORKFLOW}",
+        f"{', '.join(names)} side by side": f"#/compare-runs?runs={compared}&experiments={within}&{_WORKFLOW}",
     }
 
 

@@ -1,0 +1,162 @@
+"""What a reader sees: the report's page, and MLflow's own views of a study, in headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import analysis
+from analysis import report
+from benchmarks.synthetic_study import Size, write_study
+from raylab.config import StudyConfig
+from raylab.tracking import Tracker
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; .ci/packages installs it"),
+]
+
+SIZE = Size(languages=("fr", "te"), variants=("mono", "joint", "ffn", "meta_adapter"), seeds=2, grid=1, histories=10)
+PATIENCE = 20_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A study with summary runs, as a sweep leaves it, and its report."""
+    folder = tmp_path_factory.mktemp("browser")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    write_study(uri, "looked-at", SIZE)
+    results = analysis.load("looked-at", uri)
+    tracker = Tracker(uri, StudyConfig.model_validate(results.configuration), folder / "jobs", folder / "artifacts")
+    tracker.summaries(analysis.summarise(results))
+    tracker.close()
+    assert report.main(["looked-at", "--tracking-uri", uri, "--output", str(folder / "report")]) == 0
+    return uri
+
+
+@pytest.fixture(scope="module")
+def page_file(store: str) -> Path:
+    return Path(store.removeprefix("sqlite:///")).parent / "report" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(store: str) -> Iterator[str]:
+    """Address of `mlflow server` on the store."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"]
+    process = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd=Path(store.removeprefix("sqlite:///")).parent,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert process.poll() is None, "mlflow server ended"
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.25)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (390, "dark")])
+def test_page_fits_any_screen_and_asks_the_network_for_nothing(
+    browser: Any, page_file: Path, width: int, scheme: str
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    asked: list[str] = []
+    complaints: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(page_file.as_uri())
+    assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
+    assert complaints == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    # What is wider scrolls in its box, whose edges are on the screen.
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('.wide, figure, p, dl, pre')].map(e => e.getBoundingClientRect().right)"
+    )
+    assert max(boxes) <= width
+    ink, paper = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
+    assert (brightness[0] < brightness[1]) == (scheme == "light")
+    context.close()
+
+
+def test_printed_page_shows_what_is_folded_on_screens(browser: Any, page_file: Path, tmp_path: Path) -> None:
+    page = browser.new_page()
+    page.goto(page_file.as_uri())
+    page.emulate_media(media="print")
+    assert page.locator("nav").is_hidden()
+    configuration = page.locator("#provenance pre")
+    assert configuration.bounding_box()["height"] > 100
+    page.pdf(path=str(tmp_path / "report.pdf"), prefer_css_page_size=True)
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    page.close()
+
+
+def test_mlflow_leads_from_the_experiment_to_values_and_report(browser: Any, server: str, store: str) -> None:
+    results = analysis.load("looked-at", store)
+    summaries = {(row["variant"], row["languages"]): row["metrics"] for row in analysis.summarise(results)}
+    page = browser.new_context(viewport={"width": 1500, "height": 1000}).new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{server}/#/experiments")
+    page.get_by_role("link", name="looked-at").first.click()
+    page.get_by_role("link", name="en-fr, en-te side by side").click()
+    page.get_by_text(f"Comparing {len(summaries)} Runs").wait_for()
+    page.get_by_text("Run details").wait_for()
+    text = page.locator("body").inner_text()
+    for (variant, languages), metrics in summaries.items():
+        assert f"{variant} {languages}" in text
+        for name in ("within/mean", "interference/mean"):
+            assert name not in metrics or re.search(rf"\b{_shown(metrics[name])}\b", text), (variant, languages, name)
+
+    page.go_back()
+    page.get_by_role("link", name="Charts of language sets and variants").click()
+    page.get_by_text("tags.kind = 'summary'").wait_for()
+    page.get_by_text("meta_adapter en-te").first.wait_for()
+    assert page.get_by_text(f"{len(summaries)} matching runs").count() == 1
+    page.get_by_text("interference/mean", exact=True).first.wait_for()
+
+    page.get_by_role("link", name="Report", exact=True).click()
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("heading", name="Study looked-at").wait_for()
+    expected = frame.locator("table.heat td").first.inner_text().split()[0]
+    joint = results.interference().query("variant == 'joint' and task == 'ner'").iloc[0]
+    assert expected == f"{joint['difference']:+.1f}".replace("-", "−")
+
+
+def _shown(value: float) -> str:
+    """A number as MLflow's compare view prints it."""
+    return json.dumps(float(f"{value:.3f}")).replace(".", r"\.") + r"\d*"
