@@ -117,16 +117,18 @@ def _summary_links(client: MlflowClient, experiment: Experiment, here: str) -> d
     names: list[str] = []
     shown: list[str] = []
     for languages, members in sets.items():
-        if not shown or len(shown) + len(members) <= _MOST_COMPARED:
-            names.append(languages)
-            shown += members
+        if shown and len(shown) + len(members) > _MOST_COMPARED:
+            break
+        names.append(languages)
+        shown += members
+    some = "" if len(names) == len(sets) else f" ({names[0]} to {names[-1]})"
     condition = quote("tags.kind = 'summary'", safe="")
     compared, within = (
         quote(json.dumps(values, separators=(",", ":")), safe="") for values in (shown, [experiment.experiment_id])
     )
     return {
-        "Charts of language sets and variants": f"{here}?searchFilter={condition}&compareRunsMode=CHART&{_WORKFLOW}",
-        f"{', '.join(names)} side by side": f"#/compare-runs?runs={compared}&experiments={within}&{_WORKFLOW}",
+        "Charts": f"{here}?searchFilter={condition}&compareRunsMode=CHART&{_WORKFLOW}",
+        f"Side by side{some}": f"#/compare-runs?runs={compared}&experiments={within}&{_WORKFLOW}",
     }
 
 

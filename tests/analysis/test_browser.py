@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 import analysis
 from analysis import report
@@ -129,34 +129,40 @@ def test_printed_page_shows_what_is_folded_on_screens(browser: Any, page_file: P
 def test_mlflow_leads_from_the_experiment_to_values_and_report(browser: Any, server: str, store: str) -> None:
     results = analysis.load("looked-at", store)
     summaries = {(row["variant"], row["languages"]): row["metrics"] for row in analysis.summarise(results)}
-    page = browser.new_context(viewport={"width": 1500, "height": 1000}).new_page()
-    page.set_default_timeout(PATIENCE)
-    page.goto(f"{server}/#/experiments")
-    page.get_by_role("link", name="looked-at").first.click()
-    page.get_by_role("link", name="en-fr, en-te side by side").click()
-    page.get_by_text(f"Comparing {len(summaries)} Runs").wait_for()
-    page.get_by_text("Run details").wait_for()
-    text = page.locator("body").inner_text()
+    context = browser.new_context(viewport={"width": 1500, "height": 1000})
+    context.set_default_timeout(PATIENCE)
+    experiment = MlflowClient(store).get_experiment_by_name("looked-at").experiment_id
+    start = context.new_page()
+    start.goto(f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning")
+
+    compared = _follow(context, start, "Side by side")
+    compared.get_by_text(f"Comparing {len(summaries)} Runs").wait_for()
+    compared.get_by_text("interference/mean").last.wait_for()
+    text = compared.locator("body").inner_text()
     for (variant, languages), metrics in summaries.items():
         assert f"{variant} {languages}" in text
         for name in ("within/mean", "interference/mean"):
-            assert name not in metrics or re.search(rf"\b{_shown(metrics[name])}\b", text), (variant, languages, name)
+            assert name not in metrics or _shown(metrics[name]) in text.split(), (variant, languages, name)
 
-    page.go_back()
-    page.get_by_role("link", name="Charts of language sets and variants").click()
-    page.get_by_text("tags.kind = 'summary'").wait_for()
-    page.get_by_text("meta_adapter en-te").first.wait_for()
-    assert page.get_by_text(f"{len(summaries)} matching runs").count() == 1
-    page.get_by_text("interference/mean", exact=True).first.wait_for()
+    charts = _follow(context, start, "Charts")
+    charts.get_by_text(f"{len(summaries)} matching runs").wait_for()
+    charts.get_by_text("interference/mean", exact=True).first.wait_for()
 
-    page.get_by_role("link", name="Report", exact=True).click()
-    frame = page.frame_locator("iframe")
+    frame = _follow(context, start, "Report").frame_locator("iframe")
     frame.get_by_role("heading", name="Study looked-at").wait_for()
-    expected = frame.locator("table.heat td").first.inner_text().split()[0]
+    shown = frame.locator("table.heat td").first.inner_text().split()[0]
     joint = results.interference().query("variant == 'joint' and task == 'ner'").iloc[0]
-    assert expected == f"{joint['difference']:+.1f}".replace("-", "−")
+    assert shown == f"{joint['difference']:+.1f}".replace("-", "−")
+    context.close()
 
 
 def _shown(value: float) -> str:
-    """A number as MLflow's compare view prints it."""
-    return json.dumps(float(f"{value:.3f}")).replace(".", r"\.") + r"\d*"
+    """A metric as MLflow's compare view prints it."""
+    return f"{round(value, 3 if abs(value) < 10 else 1):g}"
+
+
+def _follow(context: Any, page: Any, link: str) -> Any:
+    """The page that a link of the experiment's description opens."""
+    with context.expect_page() as opened:
+        page.get_by_role("link", name=link, exact=True).click()
+    return opened.value
