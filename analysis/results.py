@@ -16,8 +16,6 @@ from analysis.study import STUDY_TAG, Study, read_study
 from analysis.tracking import connect, find_experiment, read_runs
 from raylab.errors import InputError
 
-_PAPER_TABLES = {2: paper.table_2}
-
 
 def load(study: str, tracking_uri: str | None = None) -> Results:
     """Read a study's results from MLflow.
@@ -61,6 +59,7 @@ class Results:
         self.table = table
         self._client = client
         self._runs = newest_by_key(runs)
+        self._all = runs
         self.parameters = recipe_parameters(self._runs.values())
 
     def to_pandas(self) -> pd.DataFrame:
@@ -91,15 +90,56 @@ class Results:
         return interference.transfer(self._best, self.study, level)
 
     def table_of_paper(self, number: int) -> pd.DataFrame:
-        """The study in the layout of one of the paper's tables; see `analysis.paper`.
+        """The study in the layout of one of the paper's Tables 2 to 7; see `analysis.paper.table`.
 
         Raises:
-            InputError: If there is no such layout.
+            InputError: If the paper has no such table of scores, or the study nothing that belongs into it.
         """
-        if number not in _PAPER_TABLES:
-            known = ", ".join(map(str, _PAPER_TABLES))
-            raise InputError(f"table {number} of the paper has no layout here; these have: {known}")
-        return _PAPER_TABLES[number](self._best, self.study)
+        return paper.table(self._layout(number), self._best, self.study)
+
+    def missing_jobs(self, number: int) -> pd.DataFrame:
+        """What one of the paper's tables lacks, and how to run it; see `analysis.paper.missing_jobs`.
+
+        Raises:
+            InputError: As `table_of_paper`.
+        """
+        return paper.missing_jobs(self._layout(number), self._best, self.study, self.runs)
+
+    def _layout(self, number: int) -> paper.Layout:
+        return paper.layout(number, self.study, paper.known_places(self.table, self.runs))
+
+    @cached_property
+    def runs(self) -> pa.Table:
+        """TEMPORARY."""
+        rows = [
+            {
+                "run_id": r.info.run_id,
+                "name": r.info.run_name,
+                "status": r.info.status,
+                "kind": r.data.tags.get("kind"),
+                "key": r.data.tags.get("key"),
+                "tags": list(r.data.tags.items()),
+                "params": list(r.data.params.items()),
+                "metrics": list(r.data.metrics.items()),
+            }
+            for r in self._all
+        ]
+        t = pa.map_(pa.string(), pa.string())
+        return pa.Table.from_pylist(
+            rows,
+            schema=pa.schema(
+                [
+                    ("run_id", pa.string()),
+                    ("name", pa.string()),
+                    ("status", pa.string()),
+                    ("kind", pa.string()),
+                    ("key", pa.string()),
+                    ("tags", t),
+                    ("params", t),
+                    ("metrics", pa.map_(pa.string(), pa.float64())),
+                ]
+            ),
+        )
 
     def history(self, key: str, metric: str) -> pd.DataFrame:
         """The values of a metric in the course of a job, running ones included.
