@@ -2,16 +2,18 @@
 
 from analysis.paper.layouts import TITLES, Cell, Layout, layout, targets
 from analysis.paper.missing import missing_jobs
-from analysis.paper.values import known_places, printed, table, written
+from analysis.paper.values import filled, known_places, printed, scores_of, table, written
 
 __all__ = [
     "TITLES",
     "Cell",
     "Layout",
+    "filled",
     "known_places",
     "layout",
     "missing_jobs",
     "printed",
+    "scores_of",
     "table",
     "targets",
     "written",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -32,17 +33,23 @@ def table(layout: Layout, best: pd.DataFrame, study: Study) -> pd.DataFrame:
         the task with its metric, `NER (F1)`, and the target language or `avg`.
     """
     scores = SeedScores(best, study)
-    rows, columns = layout.rows, layout.columns
-    values = pd.DataFrame(
-        np.nan,
-        index=pd.MultiIndex.from_tuples(rows, names=["setting", "model"]),
-        columns=pd.MultiIndex.from_tuples(columns, names=["task", "language"]),
+    found = {cell: scores_of(cell, scores) for cell in layout.cells}
+    return filled(layout, {cell: float(np.mean(list(values.values()))) for cell, values in found.items() if values})
+
+
+def filled(layout: Layout, values: Mapping[Cell, float]) -> pd.DataFrame:
+    """A table of the paper with these numbers; as `table`."""
+    rows = {row: number for number, row in enumerate(layout.rows)}
+    columns = {column: number for number, column in enumerate(layout.columns)}
+    content = np.full((len(rows), len(columns)), np.nan)
+    for cell, value in values.items():
+        content[rows[cell.row], columns[cell.column]] = value
+    frame = pd.DataFrame(
+        content,
+        index=pd.MultiIndex.from_tuples(list(rows), names=["setting", "model"]),
+        columns=pd.MultiIndex.from_tuples(list(columns), names=["task", "language"]),
     )
-    for cell in layout.cells:
-        found = scores_of(cell, scores)
-        if found:
-            values.loc[cell.row, cell.column] = float(np.mean(list(found.values())))
-    return _with_averages(values) if layout.averages else values
+    return _with_averages(frame) if layout.averages else frame
 
 
 def scores_of(cell: Cell, scores: SeedScores) -> dict[int, float]:
