@@ -29,6 +29,10 @@ _STYLES = {
     "gradvac": ("#999933", "p"),
     "external": ("#000000", "X"),
 }
+PALETTE = tuple(colour for colour, _ in _STYLES.values())
+"""Colours that colour-blind readers tell apart, for what is no variant; the first ones differ most."""
+
+_MONO = ("#8C8C8C", "h")
 _DIVERGING = "RdBu_r"
 _MISSING_COLOUR = "#E6E6E6"
 _DOTS_PER_INCH = 200
@@ -112,6 +116,11 @@ def tradeoff_scatter(frame: pd.DataFrame, study: Study) -> Figure:
     )
     figure.suptitle(f"Within language against zero-shot, study {study.name}\n(up and to the right is better)")
     return figure
+
+
+def variant_style(variant: str) -> tuple[str, str]:
+    """Colour and marker of a variant in every figure."""
+    return _STYLES.get(variant, _MONO)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -15,6 +16,9 @@ from analysis.scores import newest_by_key, recipe_parameters, score_table
 from analysis.study import STUDY_TAG, Study, read_study
 from analysis.tracking import connect, find_experiment, read_runs
 from raylab.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def load(study: str, tracking_uri: str | None = None) -> Results:
@@ -60,6 +64,7 @@ class Results:
         self._client = client
         self._runs = newest_by_key(runs)
         self._all = runs
+        self._every = {r.data.tags["key"]: r for r in runs if "key" in r.data.tags}
         self.parameters = recipe_parameters(self._runs.values())
 
     def to_pandas(self) -> pd.DataFrame:
@@ -104,6 +109,20 @@ class Results:
             InputError: As `table_of_paper`.
         """
         return paper.missing_jobs(self._layout(number), self._best, self.study, self.runs)
+
+    def figure_of_paper(self, number: int, **options: Any) -> Figure:
+        """One of the paper's Figures 1 to 4 over the study; see `analysis.paper_figures`.
+
+        Args:
+            number: Of the figure.
+            options: As that figure's function takes them, such as `by="layer"` of figure 3.
+
+        Raises:
+            InputError: If the study has not what the figure shows; the message names a study that has.
+        """
+        from analysis import paper_figures  # matplotlib takes half a second, and only figures need it
+
+        return paper_figures.figure(number, self, **options)
 
     def _layout(self, number: int) -> paper.Layout:
         return paper.layout(number, self.study, paper.known_places(self.table, self.runs))
@@ -155,13 +174,13 @@ class Results:
         Raises:
             InputError: If no job, or more than one, has the key, or the job has no such metric.
         """
-        keys = [known for known in self._runs if known.startswith(key)]
+        keys = [known for known in self._every if known.startswith(key)]
         if len(keys) != 1:
             found = f"{len(keys)} jobs have such a key" if keys else "no job has such a key"
             raise InputError(
                 f"key {key!r} in study {self.study.name!r}: {found}; the column `key` of the table has them all"
             )
-        run = self._runs[keys[0]]
+        run = self._every[keys[0]]
         if metric not in run.data.metrics:
             raise InputError(f"job {keys[0]} has no metric {metric!r}; it has {', '.join(sorted(run.data.metrics))}")
         values = [
