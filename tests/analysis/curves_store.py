@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
 from pathlib import Path
 
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
@@ -158,8 +157,3 @@ def write(client: MlflowClient, experiment: str, tags: dict, metrics: list[Metri
         own = [Param(name, str(value)) for name, value in params.items()] if first == 0 else []
         client.log_batch(run_id, metrics=metrics[first : first + 900], params=own)
     client.set_terminated(run_id)
-
-
-def mean(values: Sequence[float]) -> float:
-    """Of a few numbers."""
-    return float(np.mean(values))
