@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import curves
+from analysis import measurements
 from analysis.drawing import draw_curve, draw_legend, few_ticks, outer_labels, panel_grid, plain_axes, plain_logarithm
 from analysis.figures import PALETTE, variant_style
 from analysis.interference import SeedScores
@@ -112,7 +112,7 @@ def figure_2(results: Results, languages: Sequence[str] | None = None) -> Figure
         InputError: If no such language has curves of mono and of joint.
     """
     study = results.study
-    found = curves.perplexities(results)
+    found = measurements.perplexities(results)
     wanted = languages or dict.fromkeys(language for _, _, language in targets(study))
     of_language = found.groupby("language")["variant"].agg(set)
     shown = [language for language in wanted if of_language.get(language, set()) >= {"mono", "joint"}]
@@ -123,7 +123,7 @@ def figure_2(results: Results, languages: Sequence[str] | None = None) -> Figure
         )
     drawing, panels = panel_grid(len(shown), shared=False)
     for panel, language in zip(panels, shown, strict=True):
-        own = curves.over_seeds(found[found["language"] == language])
+        own = measurements.over_seeds(found[found["language"] == language])
         models = list(dict.fromkeys(zip(own["variant"], own["languages"], strict=True)))
         models.sort(key=lambda model: (model[0] != "mono", model[1]))
         joint = [model for model in models if model[0] == "joint"]
@@ -160,7 +160,7 @@ def figure_3(results: Results, by: str | None = None, variant: str = "joint") ->
         ValueError: If `by` is something else.
     """
     study = results.study
-    found = curves.gradient_cosines(results, by)
+    found = measurements.gradient_cosines(results, by)
     found = found[found["variant"] == variant]
     if found.empty:
         raise InputError(
@@ -185,13 +185,13 @@ def figure_3(results: Results, by: str | None = None, variant: str = "joint") ->
             for first, second in own.loc[~within, ["first", "second"]].drop_duplicates().itertuples(index=False):
                 pair = own[(own["first"] == first) & (own["second"] == second)]
                 label = f"{first}-{second}" + ("" if len(names) == 2 else f" in {languages}")
-                draw_curve(panel, curves.over_seeds(pair), PALETTE[place % len(PALETTE)], label, "-")
+                draw_curve(panel, measurements.over_seeds(pair), PALETTE[place % len(PALETTE)], label, "-")
             baseline = own[within & (own["first"] == names[0])] if by is None else own[within]
             together = baseline.assign(first="", second="").groupby(
                 ["variant", "languages", "seed", "first", "second", "step"], as_index=False
             )["value"].mean()  # fmt: skip
             if not together.empty:
-                draw_curve(panel, curves.over_seeds(together), PALETTE[place % len(PALETTE)], "_", "--")
+                draw_curve(panel, measurements.over_seeds(together), PALETTE[place % len(PALETTE)], "_", "--")
         panel.plot([], [], color=_BASELINE, linestyle="--", label=f"within {names[0] if by is None else 'a language'}")
         if len(places) > 1:
             panel.set_title(title)

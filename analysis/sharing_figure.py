@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import curves
+from analysis import measurements
 from analysis.drawing import draw_curve, draw_legend, plain_axes, plain_logarithm
 from analysis.figures import PALETTE, variant_style
 from analysis.labels import in_variant_order, module_label, variant_label
@@ -51,7 +51,7 @@ def figure_4(
         InputError: If the study has data for none of them.
     """
     study = results.study
-    cosines = curves.mask_cosines(results)
+    cosines = measurements.mask_cosines(results)
     cosines = cosines[cosines["variant"] == variant]
     losses = _comparable_losses(results) if "c" in parts else pd.DataFrame()
     shown = [part for part in parts if not (losses if part == "c" else cosines).empty]
@@ -112,7 +112,7 @@ def _draw_groups(place: Any, results: Results, languages: str, variant: str, spe
     chosen = "Most language-specific groups" if specific else f"Groups of largest |log α| in {target}"
     panel.set_title(f"(b) {chosen}, {variant} {languages}")
     try:
-        groups = curves.mask_groups(results, languages, variant)
+        groups = measurements.mask_groups(results, languages, variant)
     except InputError as error:
         panel.text(0.5, 0.5, f"Not drawn:\n{error}", ha="center", va="center", wrap=True, transform=panel.transAxes)
         panel.set_axis_off()
@@ -154,7 +154,7 @@ def _draw_groups(place: Any, results: Results, languages: str, variant: str, spe
 
 def _comparable_losses(results: Results) -> pd.DataFrame:
     """Training losses after the warm-up of variants with one vocabulary, over the sets that all of them have."""
-    found = curves.training_losses(results)
+    found = measurements.training_losses(results)
     found = found[~found["variant"].isin(("mono", "external")) & (found["step"] > found["warmup_steps"])]
     sets = found.groupby("variant")["languages"].agg(set)
     if len(sets) < 2:
@@ -165,7 +165,7 @@ def _comparable_losses(results: Results) -> pd.DataFrame:
 
 def _draw_losses(panel: Axes, losses: pd.DataFrame) -> None:
     means = losses.groupby(["variant", "seed", "step"])["value"].mean().reset_index()
-    averaged = curves.over_seeds(curves.smoothed(means))
+    averaged = measurements.over_seeds(measurements.smoothed(means))
     for variant in in_variant_order(averaged["variant"]):
         curve = averaged[averaged["variant"] == variant]
         draw_curve(panel, curve, variant_style(variant)[0], variant_label(variant).removeprefix("+ "), "-")

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from curves_store import LOSS_STEPS, STEPS, WARMUP, gradient_cosine, loss, mask_cosine, perplexity, write_curves
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from measured_store import LOSS_STEPS, STEPS, WARMUP, gradient_cosine, loss, mask_cosine, perplexity, write_curves
 from paper_study import STUDIES, paper_as_best
 
 import analysis

@@ -1,4 +1,4 @@
-"""What pretraining and probes measured on the way: perplexity, training loss, cosines of gradients and of masks.
+"""What pretraining and probes measured: perplexity, training loss, cosines of gradients and of masks.
 
 All of it is in MLflow but the single groups of parameters, which a probe leaves in its folder (docs/probes.md).
 """
@@ -6,7 +6,7 @@ All of it is in MLflow but the single groups of parameters, which a probe leaves
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -77,7 +77,7 @@ def perplexities(results: Results, variants: Sequence[str] = ("mono", "joint")) 
     Returns:
         Columns variant, languages (of the model), seed, language, step and value.
     """
-    found = (job for job in jobs(results, "pretrain") if job.variant in variants)
+    found = [job for job in jobs(results, "pretrain") if job.variant in variants]
     return _histories(results, found, lambda name: _after("valid/perplexity/", name), ["language"]).drop(columns="key")
 
 
@@ -205,18 +205,18 @@ def smoothed(frame: pd.DataFrame, points: int = 40) -> pd.DataFrame:
 
 def _histories(
     results: Results,
-    found: Iterator[Job] | Sequence[Job],
+    found: Sequence[Job],
     place: Callable[[str], Sequence[object] | None],
     names: list[str],
 ) -> pd.DataFrame:
     """The histories of the metrics that `place` has a place for, which are its values of the columns `names`."""
     parts = []
-    for job in found:
-        for metric in job.metrics:
-            values = place(metric)
-            if values is not None:
+    for metric in dict.fromkeys(metric for job in found for metric in job.metrics):
+        values = place(metric)
+        for job in found if values is not None else ():
+            if metric in job.metrics:
                 history = results.history(job.key, metric)[["step", "value"]]
-                own = zip([*_MODEL, *names], (job.variant, job.languages, job.seed, *values), strict=True)
+                own = zip([*_MODEL, *names], (job.variant, job.languages, job.seed, *(values or ())), strict=True)
                 columns = {name: pd.Series([value] * len(history), dtype=object) for name, value in own}
                 parts.append(pd.concat([pd.DataFrame(columns).assign(key=job.key), history], axis="columns"))
     if not parts:

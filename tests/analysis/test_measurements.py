@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from curves_store import (
+from measured_store import (
     LOSS_STEPS,
     STEPS,
     WARMUP,
@@ -17,13 +17,13 @@ from curves_store import (
 )
 
 import analysis
-from analysis import curves
+from analysis import measurements
 from raylab.errors import InputError
 from raylab.probes.places import Place
 
 
 @pytest.fixture(scope="session")
-def curves_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+def measured_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("curves")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     write_curves(uri, folder / "jobs")
@@ -31,12 +31,12 @@ def curves_store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def measured(curves_store: str) -> analysis.Results:
-    return analysis.load("curves", curves_store)
+def measured(measured_store: str) -> analysis.Results:
+    return analysis.load("curves", measured_store)
 
 
 def test_perplexities(measured: analysis.Results) -> None:
-    frame = curves.perplexities(measured)
+    frame = measurements.perplexities(measured)
     assert set(frame["variant"]) == {"mono", "joint"}
     assert len(frame) == (3 + 2 * 2) * 2 * len(STEPS)  # English, Hindi and Swahili alone, and two pairs; two seeds
     row = frame[(frame["languages"] == "en-sw") & (frame["language"] == "sw") & (frame["seed"] == 1)]
@@ -44,7 +44,7 @@ def test_perplexities(measured: analysis.Results) -> None:
 
 
 def test_training_losses(measured: analysis.Results) -> None:
-    frame = curves.training_losses(measured)
+    frame = measurements.training_losses(measured)
     assert set(frame["warmup_steps"]) == {WARMUP}
     own = frame[(frame["variant"] == "adapter") & (frame["languages"] == "en-hi") & (frame["seed"] == 0)]
     assert own.set_index("step")["value"].to_dict() == {step: loss("adapter", step, 0) for step in LOSS_STEPS}
@@ -59,7 +59,7 @@ def test_training_losses(measured: analysis.Results) -> None:
     ],
 )
 def test_gradient_cosines(measured: analysis.Results, by: str | None, places: set[Place]) -> None:
-    frame = curves.gradient_cosines(measured, by)
+    frame = measurements.gradient_cosines(measured, by)
     columns = ["layer", "module", "first", "second", "seed", "step", "value"]
     found = set()
     for layer, module, first, second, seed, step, value in frame[columns].itertuples(index=False):
@@ -72,11 +72,11 @@ def test_gradient_cosines(measured: analysis.Results, by: str | None, places: se
 
 def test_gradient_cosines_by_something_else(measured: analysis.Results) -> None:
     with pytest.raises(ValueError, match="by layer or by module; found 'head'"):
-        curves.gradient_cosines(measured, "head")
+        measurements.gradient_cosines(measured, "head")
 
 
 def test_mask_cosines(measured: analysis.Results) -> None:
-    frame = curves.mask_cosines(measured)
+    frame = measurements.mask_cosines(measured)
     assert len(frame) == 2 * 2 * 3 * 9
     row = frame[(frame["languages"] == "en-sw") & (frame["first"] == "en") & (frame["second"] == "sw")]
     row = row[(row["layer"] == 1) & (row["module"] == "ffn") & (row["seed"] == 1)]
@@ -84,7 +84,7 @@ def test_mask_cosines(measured: analysis.Results) -> None:
 
 
 def test_mask_groups(measured: analysis.Results) -> None:
-    groups = curves.mask_groups(measured, "en-hi")
+    groups = measurements.mask_groups(measured, "en-hi")
     assert len(groups) == 2 * 2 * 8
     mean = (log_alpha(3, "hi", 0) + log_alpha(3, "hi", 1)) / 2
     assert groups.loc["layer.1.ffn.inner.3", "hi"] == pytest.approx(2 * mean)
@@ -96,17 +96,17 @@ def test_mask_groups(measured: analysis.Results) -> None:
 
 def test_groups_that_cannot_be_reached(measured: analysis.Results, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="study 'curves' has no finished pruning probe of joint en-ru"):
-        curves.mask_groups(measured, "en-ru")
+        measurements.mask_groups(measured, "en-ru")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     write_curves(uri, tmp_path / "jobs", sets=[("en", "hi")], variants=("joint",), seeds=(0,), probes=("pruning",))
     (tmp_path / "jobs" / "pruning-en-hi-0" / "groups.parquet").unlink()
     with pytest.raises(InputError, match=r"pruning-en-hi-0/groups.parquet: the groups .* cannot be read from here"):
-        curves.mask_groups(analysis.load("curves", uri), "en-hi")
+        measurements.mask_groups(analysis.load("curves", uri), "en-hi")
 
 
 def test_over_seeds() -> None:
     frame = pd.DataFrame({"variant": "a", "seed": [0, 1, 0], "step": [2, 2, 1], "value": [1.0, 3.0, 5.0]})
-    assert curves.over_seeds(frame).to_dict("list") == {
+    assert measurements.over_seeds(frame).to_dict("list") == {
         "variant": ["a", "a"],
         "step": [1, 2],
         "value": [5.0, 2.0],
@@ -119,23 +119,23 @@ def test_smoothing_keeps_a_constant_and_the_mean_of_a_bin() -> None:
     frame = pd.DataFrame(
         {"variant": ["a"] * 100 + ["b"] * 100, "step": [*range(1, 101)] * 2, "value": [2.0] * 100 + [*range(100)]}
     )
-    few = curves.smoothed(frame, points=1).set_index("variant")
+    few = measurements.smoothed(frame, points=1).set_index("variant")
     assert few["value"].to_dict() == {"a": 2.0, "b": 49.5}
     assert set(few["step"]) == {50.5}
-    more = curves.smoothed(frame, points=10)
+    more = measurements.smoothed(frame, points=10)
     assert (more.groupby("variant").size() <= 10).all()
     assert more.loc[more["variant"] == "b", "value"].is_monotonic_increasing
     assert more.loc[more["variant"] == "a", "step"].to_list() == more.loc[more["variant"] == "b", "step"].to_list()
 
 
 def test_nothing_was_measured(results: analysis.Results) -> None:
-    assert curves.gradient_cosines(results).empty
-    assert curves.mask_cosines(results).empty
-    assert curves.training_losses(results).empty
-    assert curves.smoothed(curves.training_losses(results)).empty
+    assert measurements.gradient_cosines(results).empty
+    assert measurements.mask_cosines(results).empty
+    assert measurements.training_losses(results).empty
+    assert measurements.smoothed(measurements.training_losses(results)).empty
 
 
 def test_of_several_recipes_the_chosen_one_is_drawn(results: analysis.Results) -> None:
     # The adapter model of en-fr has the recipes warm and cold; warm is better on dev.
-    jobs = [job for job in curves.jobs(results, "pretrain") if job.variant == "adapter"]
+    jobs = [job for job in measurements.jobs(results, "pretrain") if job.variant == "adapter"]
     assert {job.tags["recipe"] for job in jobs} == {"warm"}
