@@ -29,9 +29,18 @@ _STYLES = {
     "gradvac": ("#999933", "p"),
     "external": ("#000000", "X"),
 }
+PALETTE = tuple(colour for colour, _ in _STYLES.values())
+"""Colours that colour-blind readers tell apart, for what is no variant; the first ones differ most."""
+
+_MONO = ("#8C8C8C", "h")
 _DIVERGING = "RdBu_r"
 _MISSING_COLOUR = "#E6E6E6"
 _DOTS_PER_INCH = 200
+_WITHOUT_DATE: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 
 
 def interference_heatmap(frame: pd.DataFrame, study: Study) -> Figure:
@@ -114,9 +123,14 @@ def tradeoff_scatter(frame: pd.DataFrame, study: Study) -> Figure:
     return figure
 
 
+def variant_style(variant: str) -> tuple[str, str]:
+    """Colour and marker of a variant in every figure."""
+    return _STYLES.get(variant, _MONO)
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    """Write a figure as what its name ends in (png, svg, pdf); of the same data always the same file."""
+    figure.savefig(path, dpi=_DOTS_PER_INCH, metadata=_WITHOUT_DATE[path.suffix])
 
 
 def _draw_cells(

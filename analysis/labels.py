@@ -18,6 +18,7 @@ OTHER_LABELS = {"norm": "+ norm", "pcgrad": "PCGrad", "gradvac": "GradVac", "ext
 SETTING_LABELS = {"within": "Within-language Monolingual", "zero_shot": "Zero-shot Cross-lingual"}
 
 _MAIN_METRICS = {"ner": "f1", "pos": "f1", "qa": "f1", "nli": "accuracy"}
+_MODULE_LABELS = {"ffn": "feed-forward"}
 _METRIC_LABELS = {"f1": "F1", "accuracy": "accuracy", "em": "EM"}
 
 
@@ -45,3 +46,13 @@ def in_variant_order(variants: Iterable[str]) -> list[str]:
     """Variants in the paper's order; those it does not have come last."""
     order = [*PAPER_LABELS, *OTHER_LABELS]
     return sorted(set(variants), key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def variant_label(variant: str) -> str:
+    """A variant's name as the paper prints it."""
+    return {**PAPER_LABELS, **OTHER_LABELS}.get(variant, variant)
+
+
+def module_label(module: str) -> str:
+    """A module of the encoder in words: `ffn` is feed-forward."""
+    return _MODULE_LABELS.get(module, module)

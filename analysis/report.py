@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--format",
         metavar="NAMES",
-        help=f"joined by commas: {', '.join(_TABLE_FORMATS)} of tables, {', '.join(_FIGURE_FORMATS)} of figures, or all "
-        f"(default: {','.join(DEFAULT_FORMATS)})",
+        help=f"joined by commas: {', '.join(_TABLE_FORMATS)} for tables, {', '.join(_FIGURE_FORMATS)} for figures, "
+        f"or all (default: {','.join(DEFAULT_FORMATS)})",
     )
     parser.add_argument("--compare-paper", action="store_true", help="set each value beside the paper's")
     parser.add_argument("--no-mlflow", action="store_true", help="only write files, nothing into MLflow")

@@ -22,9 +22,8 @@ from analysis.tracking import connect, find_store
 from raylab.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mlflow import MlflowClient
-
-_PAPER_TABLES = {2: paper.table_2}
 
 
 def load(
@@ -118,15 +117,37 @@ class Results:
         return interference.transfer(self._best, self.study, level)
 
     def table_of_paper(self, number: int) -> pd.DataFrame:
-        """The study in the layout of one of the paper's tables; see `analysis.paper`.
+        """The study in the layout of one of the paper's Tables 2 to 7; see `analysis.paper.table`.
 
         Raises:
-            InputError: If there is no such layout.
+            InputError: If the paper has no such table of scores, or the study nothing that belongs into it.
         """
-        if number not in _PAPER_TABLES:
-            known = ", ".join(map(str, _PAPER_TABLES))
-            raise InputError(f"table {number} of the paper has no layout here; these have: {known}")
-        return _PAPER_TABLES[number](self._best, self.study)
+        return paper.table(self._layout(number), self._best, self.study)
+
+    def missing_jobs(self, number: int) -> pd.DataFrame:
+        """What one of the paper's tables lacks, and how to run it; see `analysis.paper.missing_jobs`.
+
+        Raises:
+            InputError: As `table_of_paper`.
+        """
+        return paper.missing_jobs(self._layout(number), self._best, self.study, self.runs)
+
+    def figure_of_paper(self, number: int, **options: Any) -> Figure:
+        """One of the paper's Figures 1 to 4 over the study; see `analysis.paper_figures`.
+
+        Args:
+            number: Of the figure.
+            options: As that figure's function takes them, such as `by="layer"` of figure 3.
+
+        Raises:
+            InputError: If the study has not what the figure shows; the message names a study that has.
+        """
+        from analysis import paper_figures  # matplotlib takes half a second, and only figures need it
+
+        return paper_figures.figure(number, self, **options)
+
+    def _layout(self, number: int) -> paper.Layout:
+        return paper.layout(number, self.study, paper.known_places(self.table, self.runs))
 
     def history(self, key: str, metric: str) -> pd.DataFrame:
         """The values of a metric in the course of a job, running ones included.
@@ -142,13 +163,14 @@ class Results:
         Raises:
             InputError: If no job, or more than one, has the key, or the job has no such metric.
         """
-        keys = [known for known in self._newest if known.startswith(key)]
+        known = {key: row for row, key in enumerate(self.runs["key"].to_pylist()) if key is not None}
+        keys = [name for name in known if name.startswith(key)]
         if len(keys) != 1:
             found = f"{len(keys)} jobs have such a key" if keys else "no job has such a key"
             raise InputError(
                 f"key {key!r} in study {self.study.name!r}: {found}; the column `key` of the table has them all"
             )
-        run = row_of(self._all_runs, self._newest[keys[0]])
+        run = row_of(self.runs, known[keys[0]])
         if metric not in run["metrics"]:
             raise InputError(f"job {keys[0]} has no metric {metric!r}; it has {', '.join(sorted(run['metrics']))}")
         values = [

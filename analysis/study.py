@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -25,12 +25,19 @@ class Study:
         language_sets: Language sets; the first language of each is its source language.
         variants: Variants in the paper's order.
         tasks: Downstream tasks.
+        configuration: The whole study as the sweep keeps it; empty where it does not.
     """
 
     name: str
     language_sets: tuple[tuple[str, ...], ...]
     variants: tuple[str, ...]
     tasks: tuple[str, ...]
+    configuration: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Names that stand for a language with less text (`fr_l`), each with that language (`fr`)."""
+        return dict(self.configuration.get("data", {}).get("aliases", {}))
 
     def model_languages(self, languages: tuple[str, ...], variant: str, language: str) -> str:
         """Languages, joined by `-`, of the model that stands for `language` in a row on this variant and set.
@@ -64,6 +71,7 @@ def read_study(name: str, tag: str | None, scores: pa.Table) -> Study:
         language_sets=_unique(tuple(languages) for languages in configuration["languages"]),
         variants=tuple(in_variant_order(configuration["variants"])),
         tasks=_unique((configuration["finetune"] or {"tasks": ()})["tasks"]),
+        configuration=configuration,
     )
 
 

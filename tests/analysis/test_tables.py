@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.tables import csv, markdown, number, text
+from analysis.tables import csv, escaped, latex, markdown, number, text
 
 
 @pytest.fixture
@@ -38,6 +38,87 @@ def test_markdown(frame: pd.DataFrame) -> None:
         "|  | joint | – | 2.00 |",
         "| zero_shot | joint | -0.04 | 3.00 |",
     ]
+
+
+def test_text_in_blocks(frame: pd.DataFrame) -> None:
+    assert text(frame, blocks=True).splitlines() == [
+        "          NER",
+        "b       fr    avg",
+        "-----------------",
+        "within",
+        "mono   1.2  100.0",
+        "joint    –    2.0",
+        "-----------------",
+        "zero_shot",
+        "joint  0.0    3.0",
+        "-----------------",
+    ]
+
+
+def test_a_long_heading_widens_its_columns() -> None:
+    columns = pd.MultiIndex.from_tuples([("a", "x"), ("a long heading", "y"), ("a long heading", "z")])
+    frame = pd.DataFrame([[1.0, 2.0, 3.0]], index=pd.Index(["row"], name="i"), columns=columns)
+    assert text(frame, blocks=True).splitlines() == [
+        "      a   a long heading",
+        "i      x    y          z",
+        "------------------------",
+        "row  1.0  2.0        3.0",
+    ]
+
+
+def test_latex(frame: pd.DataFrame) -> None:
+    assert latex(frame, caption="Scores.", label="tab:s").splitlines() == [
+        r"\begin{table}",
+        r"\centering",
+        r"\begin{tabular}{llrr}",
+        r"\toprule",
+        r" &  & \multicolumn{2}{c}{NER} \\",
+        r"\cmidrule(lr){3-4}",
+        r"a & b & fr & avg \\",
+        r"\midrule",
+        r"within & mono & 1.2 & 100.0 \\",
+        r" & joint & -- & 2.0 \\",
+        r"zero\_shot & joint & 0.0 & 3.0 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\caption{Scores.}",
+        r"\label{tab:s}",
+        r"\end{table}",
+    ]
+
+
+def test_latex_in_blocks(frame: pd.DataFrame) -> None:
+    assert latex(frame, blocks=True).splitlines()[4:] == [
+        r"b & fr & avg \\",
+        r"\midrule",
+        r"\multicolumn{3}{l}{\textit{within}} \\",
+        r"\midrule",
+        r"mono & 1.2 & 100.0 \\",
+        r"joint & -- & 2.0 \\",
+        r"\midrule",
+        r"\multicolumn{3}{l}{\textit{zero\_shot}} \\",
+        r"\midrule",
+        r"joint & 0.0 & 3.0 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_latex_escapes() -> None:
+    assert escaped(r"50% & $_{#}^\~<>|") == (
+        r"50\% \& \$\_\{\#\}\textasciicircum{}\textbackslash{}\textasciitilde{}\textless{}\textgreater{}\textbar{}"
+    )
+    flat = latex(pd.DataFrame({"a_b": ["x&y"], "−": [1.5]}))
+    assert r"a\_b & $-$ \\" in flat
+    assert r"x\&y & 1.5 \\" in flat
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=20))
+def test_no_cell_breaks_a_latex_row(cell: str) -> None:
+    body = latex(pd.DataFrame({"a": [cell], "b": [1.0]})).splitlines()[4]
+    plain = body.replace(r"\\", "").replace(r"\&", "").replace(r"\{", "").replace(r"\}", "")
+    assert plain.count("&") == 1
+    assert plain.count("{") == plain.count("}")
 
 
 def test_markdown_escapes_bars() -> None:
