@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 340, 250
+_SMALLEST = 1e-100  # that a logarithmic axis shows
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 30, 42
 
 _SHAPES = {
@@ -81,7 +82,7 @@ def line_chart(
     lines: Sequence[Line], *, title: str, x_label: str, y_label: str, log_y: bool = False, zero: bool = False
 ) -> str:
     """Curves in one frame; `zero` draws the line y = 0."""
-    points = [(x, y) for line in lines for x, y in line.points if math.isfinite(y) and (y > 0 or not log_y)]
+    points = [(x, y) for line in lines for x, y in line.points if math.isfinite(y) and (y > _SMALLEST or not log_y)]
     frame = _Frame([x for x, _ in points], [y for _, y in points] + [0.0] * zero, log_y=log_y)
     parts = [frame.axes(x_label, y_label)]
     if zero:
@@ -180,7 +181,7 @@ class _Frame:
         return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * _share(value, self._ys, self._log_y)
 
     def has(self, y: float) -> bool:
-        return math.isfinite(y) and (y > 0 or not self._log_y)
+        return math.isfinite(y) and (y > _SMALLEST or not self._log_y)
 
     def rule(self, y: float) -> str:
         return f'<path class="rule" d="M{_LEFT},{self.y(y):.1f}H{WIDTH - _RIGHT}"/>'
@@ -258,7 +259,7 @@ def _class(series: str) -> str:
 
 
 def _range(values: Sequence[float], log: bool) -> tuple[float, float]:
-    known = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0 if log else 0.0]
+    known = [value for value in values if math.isfinite(value) and (value > _SMALLEST or not log)] or [1.0 if log else 0.0]
     low, high = min(known), max(known)
     if log:
         margin = (high / low) ** 0.05 if high > low else 2.0
