@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,18 +12,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis import interference, paper, selection
+from analysis import averages, interference, paper, selection
 from analysis.cache import cache_folder, read_study_runs
 from analysis.cost import configuration_of
+from analysis.examples import load_examples
 from analysis.histories import Curve, histories
 from analysis.runs import current_rows, newest_by_key, recipe_parameters, row_of
 from analysis.study import STUDY_TAG, Study, read_study
 from analysis.tracking import connect, find_store
+from analysis.uncertainty import ScoreDraws
 from raylab.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+
+_NO_EXAMPLES = ScoreDraws()
 
 
 def load(
@@ -77,6 +81,7 @@ class Results:
         self.table = table
         self._all_runs = runs
         self._address = address
+        self._views: dict[tuple[Any, ...], pd.DataFrame] = {}
 
     @cached_property
     def runs(self) -> pa.Table:
@@ -108,13 +113,29 @@ class Results:
         """The pretraining recipes of each model, compared on dev; see `analysis.selection.compare_recipes`."""
         return self._recipes.copy()
 
-    def interference(self, baseline: str = "mono", level: float = 0.95) -> pd.DataFrame:
-        """Each variant against the monolingual models; see `analysis.interference.interference`."""
-        return interference.interference(self._best, self.study, baseline, level)
+    def interference(
+        self, baseline: str = "mono", level: float = 0.95, correction: str = "holm", *, examples: bool = True
+    ) -> pd.DataFrame:
+        """Each variant against the monolingual models; see `analysis.interference.interference`.
 
-    def transfer(self, level: float = 0.95) -> pd.DataFrame:
+        Args:
+            baseline: The variant that the others are compared with.
+            level: Coverage of the intervals.
+            correction: For many comparisons: `holm` or `benjamini_hochberg`.
+            examples: Read the jobs' predictions, where their folders are within reach, and resample test examples;
+                otherwise seeds are the only source of uncertainty. Read and resampled once for all that asks.
+        """
+        return self._view(interference.interference, baseline, level, self._draws(examples), correction)
+
+    def transfer(self, level: float = 0.95, correction: str = "holm", *, examples: bool = True) -> pd.DataFrame:
         """Zero-shot scores and their gap to within-language ones; see `analysis.interference.transfer`."""
-        return interference.transfer(self._best, self.study, level)
+        return self._view(interference.transfer, level, self._draws(examples), correction)
+
+    def averages(
+        self, baseline: str = "mono", level: float = 0.95, correction: str = "holm", *, examples: bool = True
+    ) -> pd.DataFrame:
+        """Interference averaged over languages; see `analysis.averages.averages`."""
+        return self._view(averages.averages, baseline, level, self._draws(examples), correction)
 
     def table_of_paper(self, number: int) -> pd.DataFrame:
         """The study in the layout of one of the paper's Tables 2 to 7; see `analysis.paper.table`.
@@ -200,6 +221,19 @@ class Results:
         """The chosen pretraining recipe by variant and model's languages."""
         chosen = self._recipes.loc[self._recipes["chosen"], [*selection.MODEL, "recipe"]]
         return {(variant, languages): recipe for variant, languages, recipe in chosen.itertuples(index=False)}
+
+    def _view(self, make: Callable[..., pd.DataFrame], *arguments: Any) -> pd.DataFrame:
+        """What `make` makes of the chosen scores, made once for the same arguments."""
+        if (make, *arguments) not in self._views:
+            self._views[make, *arguments] = make(self._best, self.study, *arguments)
+        return self._views[make, *arguments].copy()
+
+    def _draws(self, examples: bool) -> ScoreDraws:
+        return self._resampled_examples if examples else _NO_EXAMPLES
+
+    @cached_property
+    def _resampled_examples(self) -> ScoreDraws:
+        return ScoreDraws(load_examples(self._best))
 
     @cached_property
     def _newest(self) -> dict[str, int]:

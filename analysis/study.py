@@ -51,6 +51,21 @@ class Study:
             languages = _unique(known for others in sets for known in others)
         return "-".join(languages)
 
+    def command(self, variants: Iterable[str] = ()) -> str:
+        """The command that runs what is missing of the study.
+
+        Args:
+            variants: Variants that are needed; those that the study does not have are added to its own.
+        """
+        from raylab.study import known_studies  # its configuration classes take a third of a second
+
+        name, extra = self.name, [variant for variant in variants if variant not in self.variants]
+        base, dash, sizing = name.rpartition("-")
+        if dash and base in known_studies():  # the sweep names a study's sizing so
+            name = f"{base} --sizing {sizing}"
+        added = f' --set "variants=[{", ".join(in_variant_order([*self.variants, *extra]))}]"' if extra else ""
+        return f"python -m raylab.sweep {name}{added}"
+
 
 def read_study(name: str, tag: str | None, scores: pa.Table) -> Study:
     """The outline of a study.

@@ -8,22 +8,22 @@ import pandas as pd
 
 from analysis.labels import main_metric, task_label
 from analysis.selection import MODEL
-from analysis.statistics import excludes_zero
 from analysis.tables import number, text
 
 if TYPE_CHECKING:
     from analysis.results import Results
 
 _MEAN = ("mean", "", "")
+_MARKS = {"not told from zero": "~", "unknown": "?"}
 
 
 def interference_text(results: Results) -> str:
     """Interference within language, then zero-shot scores, to be understood without a manual.
 
     A row is a language of a language set and a task. Within language, a variant's column has its test score and in
-    brackets mono's score minus it.
+    brackets mono's score minus it, marked where it cannot be told from zero.
     """
-    return "\n\n".join([*_interference_parts(results), *_transfer_parts(results)])
+    return "\n\n".join([*_interference_parts(results), *_transfer_parts(results), *_renamed_metrics(results)])
 
 
 def summarise(results: Results) -> list[dict[str, Any]]:
@@ -103,8 +103,10 @@ def _interference_parts(results: Results) -> list[str]:
     name = results.study.name
     frame = _main_rows(results.interference())
     if frame["difference"].isna().all():
+        remedy = results.study.command(["mono", "joint"])
         return [
-            f"Negative interference, study {name}: not known, as no language has scores of mono and another variant."
+            f"Negative interference, study {name}: not known, as no language has scores of mono and another variant.\n"
+            f"What is missing may come by: {remedy}"
         ]
     title = (
         f"Negative interference, study {name}\n"
@@ -112,7 +114,7 @@ def _interference_parts(results: Results) -> list[str]:
         "positive is interference (the language does better alone), negative a gain from being trained together."
     )
     scores, differences = (_grid(frame, column, results) for column in ("score", "difference"))
-    marks = _grid(frame.assign(mark=[_mark(row) for row in frame.itertuples()]), "mark", results)
+    marks = _grid(frame.assign(mark=frame["verdict"].map(_MARKS).fillna(" ")), "mark", results)
     # The frame's mono scores are over the seeds that each variant has too, the column's over all of mono's.
     best = results.best()
     means = best[best["variant"] == "mono"].groupby(["eval_language", "task", "metric"])["value"].mean().to_dict()
@@ -121,11 +123,11 @@ def _interference_parts(results: Results) -> list[str]:
     table = pd.DataFrame({"mono": mono.max(axis=1)})
     table.loc[_MEAN] = table["mono"].mean(skipna=False)
     scores.loc[_MEAN], differences.loc[_MEAN] = scores.mean(skipna=False), differences.mean(skipna=False)
-    marks.loc[_MEAN] = " "
+    marks.loc[_MEAN] = _mean_marks(results, marks)
     for variant in scores.columns:
         columns = zip(scores[variant], differences[variant], marks[variant], strict=True)
         table[variant] = [_cell(score, difference, mark) for score, difference, mark in columns]
-    return [title, text(table), _remark(frame)]
+    return [title, text(table), "\n".join(_remarks(frame))]
 
 
 def _transfer_parts(results: Results) -> list[str]:
@@ -163,8 +165,13 @@ def _grid(frame: pd.DataFrame, column: str, results: Results) -> pd.DataFrame:
     return grid
 
 
-def _mark(row: Any) -> str:
-    return "*" if excludes_zero(row.low, row.high) else " "
+def _mean_marks(results: Results, marks: pd.DataFrame) -> list[str]:
+    """Marks of the means over the whole table."""
+    averages = results.averages()
+    task = "all" if len(results.study.tasks) > 1 else results.study.tasks[0]
+    whole = averages[(averages["over"] == "languages") & (averages["task"] == task)]
+    verdicts = dict(zip(whole["variant"], whole["verdict"], strict=True))
+    return [_MARKS.get(verdicts.get(variant, ""), " ") for variant in marks.columns]
 
 
 def _cell(score: float, difference: float, mark: str) -> str:
@@ -173,12 +180,61 @@ def _cell(score: float, difference: float, mark: str) -> str:
     return f"{number(score)} ({number(difference, signed=True)}){mark}"
 
 
-def _remark(frame: pd.DataFrame) -> str:
-    seeds = frame.loc[frame["seeds"] > 0, "seeds"]
-    few, many = seeds.min(), seeds.max()
-    if many == 1:
-        return "One seed: no intervals, so small differences may be chance."
-    count = f"{many} seeds" if few == many else f"the {few} to {many} seeds that both models have"
-    if any(_mark(row) == "*" for row in frame.itertuples()):
-        return f"* The 95 % confidence interval of the difference, over {count}, excludes 0."
-    return f"The 95 % confidence intervals of the differences, over {count}, all include 0."
+def _remarks(frame: pd.DataFrame) -> list[str]:
+    """What the marks mean, what chance is accounted for, and what is missing."""
+    known = frame[frame["seeds"] > 0]
+    tested = known.dropna(subset="p")
+    open_cells, unknown = tested["verdict"] == "not told from zero", known[known["p"].isna()]
+    lines = []
+    if len(tested):
+        adjusted = f"adjusted for {len(tested)} comparisons by Holm's method"
+        if open_cells.any():
+            lines.append(f"~ cannot be told from zero: p > 0.05, {adjusted}.")
+        if open_cells.all():
+            lines.append("No difference can.")
+        elif open_cells.any():
+            lines.append("Without a mark: can be told from zero.")
+        else:
+            lines.append(f"Every difference is told from zero: p <= 0.05, {adjusted}.")
+    if len(unknown):
+        several = f" ({len(unknown)} cells)" if len(unknown) > 1 else ""
+        lines.append(f"? not known whether it is chance{several}: {unknown['reason'].iloc[0]}.")
+    lines += _sources(tested)
+    missing = frame[frame["seeds"] == 0]
+    if len(missing):
+        several = f" ({len(missing)} cells)" if len(missing) > 1 else ""
+        lines.append(f"Missing{several}: {missing['reason'].iloc[0]}")
+    return lines
+
+
+def _sources(tested: pd.DataFrame) -> list[str]:
+    """What the p-values account for."""
+    lines = []
+    single = tested["seeds"] == 1
+    if single.any():
+        where = "One seed" if single.all() else "Where there is one seed"
+        lines.append(f"{where}: other test examples are accounted for, another seed is not and may change more.")
+    for with_examples, members in tested[~single].groupby(tested["examples"] > 0):
+        few, many = members["seeds"].min(), members["seeds"].max()
+        count = f"{few} seeds" if few == many else f"{few} to {many} seeds"
+        if with_examples:
+            lines.append(f"Accounted for: other seeds (from {count}) and other test examples.")
+        else:
+            lines.append(
+                f"Accounted for: other seeds (from {count}); not other test examples: {members['reason'].iloc[0]}."
+            )
+    return lines
+
+
+def _renamed_metrics(results: Results) -> list[str]:
+    """Tasks that have scores, but none in the metric by which models are chosen and compared."""
+    found: dict[str, list[str]] = {}
+    pairs = results.table.select(["task", "metric"]).group_by(["task", "metric"]).aggregate([]).to_pylist()
+    for pair in pairs:
+        found.setdefault(pair["task"], []).append(pair["metric"])
+    return [
+        f"{task}: no score in {main_metric(task)}, by which it is compared; there are {', '.join(sorted(metrics))}. "
+        "Has the metric's name changed?"
+        for task, metrics in found.items()
+        if task != "mlm" and main_metric(task) not in metrics
+    ]

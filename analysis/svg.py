@@ -259,7 +259,8 @@ def _class(series: str) -> str:
 
 
 def _range(values: Sequence[float], log: bool) -> tuple[float, float]:
-    known = [value for value in values if math.isfinite(value) and (value > _SMALLEST or not log)] or [1.0 if log else 0.0]
+    shown = [value for value in values if math.isfinite(value) and (value > _SMALLEST or not log)]
+    known = shown or [1.0 if log else 0.0]
     low, high = min(known), max(known)
     if log:
         margin = (high / low) ** 0.05 if high > low else 2.0

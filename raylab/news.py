@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlflow.entities import Run
+
 from raylab.search.plan import Job
 
 Fresh = Iterable[tuple[str, float, int, int]]
@@ -82,3 +84,13 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from leaves(inside, f"{path}.{name}" if path else name)
     elif value is not None:
         yield path, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def holds(run: Run, tags: Mapping[str, str], params: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
+    """Whether a run is finished and has just these parameters and metrics, and these tags among others."""
+    return (
+        run.info.status == "FINISHED"
+        and tags.items() <= run.data.tags.items()
+        and dict(leaves(params)) == run.data.params
+        and dict(metrics) == run.data.metrics
+    )

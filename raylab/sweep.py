@@ -33,6 +33,7 @@ from raylab.search.graph import JobGraph, State
 from raylab.search.keeping import note_needs
 from raylab.search.plan import Job, Plan, plan, searched_variants
 from raylab.search.running import default_storage
+from raylab.search.searcher import JobSearcher, worker_settings
 from raylab.search.storage import Storage
 from raylab.study import known_studies, load_study, with_values
 from raylab.study.parameters import VARIANT
@@ -98,7 +99,6 @@ def main(arguments: list[str] | None = None) -> int:
         storage = replace(
             Storage.open(options.storage or default_storage(options.address)), checkpoints=study.keep.checkpoints
         )
-        storage.finished()  # an object store is asked once, not once a job
         uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.root}/mlflow.db"
         if options.dry_run:
             others = _other_studies(options.study, options.overrides, options.sizing)
@@ -147,6 +147,7 @@ def dry_run(
         others: Studies that it may share jobs with.
         tflops: Speed of one worker in 10^12 operations a second; default: measured.
     """
+    storage.finished()  # an object store is asked once, not once a job
     source = open_source(study.data, storage.root)
     jobs = plan(study, source)
     trial = max((plan(study, source, one).jobs for one in _variants_of_trials(study)), key=len, default={})
@@ -182,6 +183,7 @@ def sweep(
     Raises:
         InputError: Something in the study, its data or an address is wrong; nothing ran.
     """
+    finished = storage.finished()  # an object store is asked once, not once a job
     source = open_source(study.data, storage.root)
     jobs = plan(study, source)
     sizes = check_datasets(study, source, storage)
@@ -200,19 +202,18 @@ def sweep(
 
     # From here on imports take seconds: bad input is found before. MLflow's go beside the start of Ray, which is mostly
     # waiting; never beside other imports, for two threads may see each other's modules half made.
-    from raylab.search.cluster import connect
+    runs_jobs = fresh or not jobs.jobs.keys() <= finished or (search is not None and not search.exhausted)
+    if runs_jobs:
+        from raylab.search.cluster import connect
 
     with ExitStack() as stack:
         stack.enter_context(_interruptible(stop))
         background = stack.enter_context(ThreadPoolExecutor(1))
         tracking = background.submit(_open_tracker, uri, study, storage)
         slots = None  # where nothing is left to run there is no need of Ray
-        if fresh or not all(map(storage.is_finished, jobs.jobs)) or (search and not search.exhausted):
+        if runs_jobs:
             slots = stack.enter_context(connect(address, study.scaling))
         tracker = tracking.result()
-        from raylab.search.searcher import JobSearcher, worker_settings
-        from raylab.search.tuner import run_jobs
-
         if fresh:
             _forget(storage, jobs, search, plan_trial)
             search = _open_search(study, storage, source)
@@ -235,13 +236,18 @@ def sweep(
         searcher.begin(jobs)
         note_needs(storage, study.study, graph.jobs)
         if searcher.has_work:
+            from raylab.search.cluster import connect
+
             slots = slots or stack.enter_context(connect(address, study.scaling))
             board.slots = slots
-        about = summary_of_plan(jobs.jobs, storage.is_finished, estimator, slots or 1)
+        about = summary_of_plan(jobs.jobs, lambda key: graph.states[key] is State.DONE, estimator, slots or 1)
         console.print(f"study {study.study}: {about}" + (f"; {slots} at a time" if slots else ""))
         for line in (*(f"note: {note}" for note in jobs.notes), *changes):
             console.print(line, highlight=False, markup=False)
-        if slots:
+        if searcher.has_work:
+            from raylab.search.tuner import run_jobs
+
+            assert slots is not None
             stack.enter_context(progress)
             run_jobs(searcher, study.scaling, slots, stop)
         if not stop.is_set():

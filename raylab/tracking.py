@@ -31,7 +31,7 @@ from raylab.errors import InputError
 from raylab.experiment import find_or_make
 from raylab.logged_sweeps import RUN_TAG, LoggedSweeps
 from raylab.mlflow_database import MlflowDatabase, WholeRun
-from raylab.news import Fresh, News, final_metrics, leaves, parameters
+from raylab.news import Fresh, News, final_metrics, holds, leaves, parameters
 from raylab.search.plan import Job
 
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 900, 90
@@ -309,13 +309,18 @@ class Tracker:
         self._delete(before)
 
     def _summaries(self, rows: list[Mapping[str, Any]]) -> None:
-        before = self._find({"kind": "summary"})
+        before = list(self._search("tags.kind = 'summary'"))
+        kept = set()
         for row in rows:
             tags = {name: str(row[name]) for name in ("variant", "languages", "recipe") if row.get(name)}
             # As parameters too, which MLflow's compare view can plot against the metrics.
             params = {"languages": row["languages"], "variant": row["variant"], **row.get("params", {})}
-            self._log("summary", f"{row['variant']} {row['languages']}", tags, params, row["metrics"])
-        self._delete(before)
+            same = [run.info.run_id for run in before if holds(run, tags, params, row["metrics"])]
+            if same:  # and so do the addresses of its page and of comparisons that someone made
+                kept.add(same[0])
+            else:
+                self._log("summary", f"{row['variant']} {row['languages']}", tags, params, row["metrics"])
+        self._delete(run.info.run_id for run in before if run.info.run_id not in kept)
 
     def _mark_stale(self, keys: set[str]) -> None:
         for key, (run_id, _) in self._runs.items():

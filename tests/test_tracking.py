@@ -177,6 +177,21 @@ def test_a_failed_job_says_why_and_is_replaced_when_it_succeeds(uri: str, tmp_pa
     assert run.info.status == "FINISHED"
 
 
+def test_a_summary_that_is_as_it_was_stays_the_same_run(uri: str, tmp_path: Path) -> None:
+    rows = [
+        {"variant": variant, "languages": "en-fr", "metrics": {"within/mean": 1.0}} for variant in ("mono", "joint")
+    ]
+    tracker = _tracker(uri, tmp_path)
+    tracker.summaries(rows)
+    tracker.flush()
+    before = {run.data.tags["variant"]: run.info.run_id for run in _runs(uri)}
+    tracker.summaries([rows[0], {**rows[1], "metrics": {"within/mean": 2.0}}])
+    tracker.close()
+    after = {run.data.tags["variant"]: run.info.run_id for run in _runs(uri)}
+    assert after["mono"] == before["mono"]
+    assert after["joint"] != before["joint"]
+
+
 def test_summaries_and_trials_replace_the_earlier_ones(uri: str, tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         tracker = _tracker(uri, tmp_path)

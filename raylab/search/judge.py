@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from raylab.search.early_stopping import EarlyStopping
 from raylab.search.plan import Job, Plan
 from raylab.search.storage import Storage
 from raylab.search.trials import Search, TrialSearch
@@ -21,6 +20,8 @@ class Judge:
     """
 
     def __init__(self, search: TrialSearch, storage: Storage) -> None:
+        from raylab.search.early_stopping import EarlyStopping  # and with it Ray's schedulers
+
         assert search.config.early_stopping is not None
         self._search = search
         self._storage = storage

@@ -1,14 +1,10 @@
-"""The Tune searcher that turns a graph of jobs, and a search over trials, into one flat stream of Tune trials."""
+"""A graph of jobs, and a search over trials, as one flat stream of Tune trials. It needs no Ray."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
 from raylab.config import ScalingConfig
 from raylab.data.source import Source
@@ -21,9 +17,14 @@ from raylab.search.plan import Job, Plan
 from raylab.search.storage import Storage
 from raylab.search.trials import Search
 
+FINISHED = "FINISHED"
+"""What Tune wants to hear when there is nothing left to run."""
 
-class JobSearcher(Searcher):
+
+class JobSearcher:
     """Hands out ready jobs; asks for the next trial of a search when no job is ready.
+
+    `suggest` and the methods on a Tune trial are those of a Tune searcher, which `raylab.search.tuner` makes of it.
 
     Args:
         graph: The jobs.
@@ -37,7 +38,7 @@ class JobSearcher(Searcher):
 
     Attributes:
         slots: How many jobs of one worker the cluster runs at once; None: not known, and not watched.
-        scheduler: What stops jobs early, for Tune; None where the search stops none.
+        stops_early: Whether the search stops jobs.
         given_up: Why a job's process died too often, by Tune trial; the controller tells.
         hosts: Where jobs run, by key.
         results: Results of the jobs that are done, by key.
@@ -55,7 +56,6 @@ class JobSearcher(Searcher):
         estimate: Callable[[Job], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__()
         self.graph = graph
         self._storage = storage
         self._settings = dict(settings)
@@ -76,14 +76,14 @@ class JobSearcher(Searcher):
         self._no_filler = False
         self._judge = Judge.of(search, storage)
         self.slots: int | None = None
-        self.scheduler: TrialScheduler | None = None if self._judge is None else _Stops(self)
+        self.stops_early = self._judge is not None
         self.given_up: dict[str, str] = {}
         self.hosts: dict[str, str] = {}
         self.results: dict[str, Mapping[str, Any]] = {}
         self.errors: dict[str, tuple[str, bool]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher to restore a Tuner; a sweep goes on from the storage instead
+        return {}  # Tune pickles all that it knows to restore a Tuner; a sweep goes on from the storage instead
 
     @property
     def has_work(self) -> bool:
@@ -124,7 +124,7 @@ class JobSearcher(Searcher):
             self._handed_out[job.key] = self._clock(), 0.0
             return {**self._settings, "job": job, "workers": self._workers(job)}
         if self._all_asked and not self.graph.count(State.WAITING, State.READY, State.RUNNING):
-            return str(Searcher.FINISHED)
+            return FINISHED
         return None
 
     def on_trial_start(self, trial_id: str) -> None:
@@ -176,12 +176,6 @@ class JobSearcher(Searcher):
         if job.key in self._unwanted:
             self._stopping.add(job.key)
         return job.key in self._stopping
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the storage holds all there is to know, and a new sweep reads it there."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
 
     @property
     def _all_asked(self) -> bool:
@@ -368,21 +362,6 @@ class JobSearcher(Searcher):
                 self._unwanted[job.key] = f"trial {number} {reason}"
         for listener in self._listeners:
             listener.trial(number, values, {}, found=False)
-
-
-class _Stops(FIFOScheduler):
-    """Tune's scheduler, as far as a searcher decides what it does."""
-
-    def __init__(self, searcher: JobSearcher) -> None:
-        super().__init__()
-        self._searcher = searcher
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as the searcher's
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        stops = self._searcher.reported(trial.trial_id, result.get("fresh", []))
-        return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
 
 
 def worker_settings(storage: Storage, source: Source, scaling: ScalingConfig) -> dict[str, Any]:

@@ -10,12 +10,55 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 import raylab.search.cluster  # noqa: F401  # what Ray reads when it is imported
 from raylab.config import ScalingConfig
 from raylab.search.controller import sweep_controller
 from raylab.search.searcher import JobSearcher
 from raylab.search.worker import JobWorker
+
+
+class _Searcher(Searcher):
+    """A `JobSearcher` as Tune knows it."""
+
+    def __init__(self, jobs: JobSearcher) -> None:
+        super().__init__()
+        self._jobs = jobs
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as the searcher's
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        return self._jobs.suggest(trial_id)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._jobs.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._jobs.on_trial_complete(trial_id, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the storage holds all there is to know, and a new sweep reads it there."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class _Stops(FIFOScheduler):
+    """Tune's scheduler, as far as a searcher decides what it does."""
+
+    def __init__(self, searcher: JobSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as the searcher's
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        stops = self._searcher.reported(trial.trial_id, result.get("fresh", []))
+        return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
 
 
 class _Starts(tune.Callback):
@@ -70,9 +113,9 @@ def run_jobs(searcher: JobSearcher, scaling: ScalingConfig, at_once: int, stop: 
         tuner = tune.Tuner(
             tune.with_resources(JobWorker, resources),
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
+                search_alg=_Searcher(searcher),
                 num_samples=-1,
-                scheduler=getattr(searcher, "scheduler", None),
+                scheduler=_Stops(searcher) if searcher.stops_early else None,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.config["job"].name.replace(" ", "_"),
                 trial_dirname_creator=lambda trial: trial.trial_id,

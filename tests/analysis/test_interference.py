@@ -3,14 +3,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import analysis
+from analysis.averages import averages
+from analysis.examples import Examples, Outcomes
 from analysis.interference import compare, interference, transfer
 from analysis.study import Study
+from analysis.uncertainty import ScoreDraws, Uncertainty
 from raylab.errors import InputError
 
 # Half the width of the 95 % interval of two differences that are 1 apart: t(1) = 12.7062 times a standard error of 0.5.
@@ -24,7 +28,8 @@ def test_interference_of_the_known_study(results: analysis.Results) -> None:
     frame = results.interference()
     assert list(frame.columns) == [
         *("languages", "variant", "task", "metric", "language", "mono", "score", "difference", "relative"),
-        *("low", "high", "seeds"),
+        *("low", "high", "seeds", *Uncertainty._fields, "p_adjusted", "family", "verdict"),
+        *("recovery", "recovery_low", "recovery_high", "recovery_reason"),
     ]
     rows = frame.set_index(["languages", "variant", "task", "metric", "language"]).T
     numbers = ["mono", "score", "difference", "relative", "low", "high", "seeds"]
@@ -142,3 +147,183 @@ def test_comparison_is_antisymmetric_and_consistent(first: dict[int, float], sec
         assert one.difference.mean == pytest.approx(-other.difference.mean, abs=1e-9)
         assert one.difference.mean == pytest.approx(one.first - one.second, abs=1e-9)
         assert one.difference.low == pytest.approx(-other.difference.high, abs=1e-6, nan_ok=True)
+
+
+PAIRS = (("en", "fr"), ("en", "hi"))
+COUNT = 400
+
+
+def made_up(rates: dict[str, float], seeds: int = 3, over_seeds: float = 1.0) -> tuple[Study, pd.DataFrame, ScoreDraws]:
+    """A study whose model of each variant is right on about so many percent of the examples, by seed more or less."""
+    random = np.random.default_rng(0)
+    rows, outcomes = [], {}
+    for variant, rate in rates.items():
+        for languages in (("en",), ("fr",), ("hi",)) if variant == "mono" else PAIRS:
+            for seed in range(seeds):
+                shift = random.normal(0.0, over_seeds)
+                name = "-".join(languages)
+                for train in languages:
+                    for language in languages if train == "en" else (train,):
+                        key = f"{variant}-{name}-{train}-{seed}"
+                        percent = rate + shift - (0.0 if language == train else 20.0)
+                        right = (np.random.default_rng(len(outcomes)).random(COUNT) * 100 < percent).astype(float)
+                        one = Outcomes(right, np.ones(COUNT), 100.0 * right.mean(), ("nli", language, 0))
+                        outcomes[key, language, "accuracy"] = one
+                        rows.append((key, variant, name, "nli", "accuracy", train, language, seed, one.score))
+    columns = ["key", "variant", "languages", "task", "metric", "train_language", "eval_language", "seed", "value"]
+    study = Study("s", PAIRS, tuple(rates), ("nli",))
+    return study, pd.DataFrame(rows, columns=columns), ScoreDraws(Examples(outcomes), 2000)
+
+
+def test_verdicts_say_what_is_interference_and_what_may_be_chance() -> None:
+    study, best, draws = made_up({"mono": 70.0, "joint": 45.0, "ffn": 70.0, "adapter": 93.0})
+    frame = interference(best, study, draws=draws)
+    assert frame.groupby("variant")["verdict"].unique().explode().to_dict() == {
+        "joint": "interference",
+        "ffn": "not told from zero",
+        "adapter": "gain",
+    }
+    assert set(frame["basis"]) == {"3 seeds and examples"}
+    assert set(frame["examples"]) == {COUNT}
+    assert set(frame["family"]) == {"12 comparisons: main metrics"}
+    assert (frame["p_adjusted"] >= frame["p"]).all()
+    inside = (frame["total_low"] <= frame["difference"]) & (frame["difference"] <= frame["total_high"])
+    assert inside.all()
+    false_discoveries = interference(best, study, draws=draws, correction="benjamini_hochberg")
+    assert (false_discoveries["p_adjusted"] <= frame["p_adjusted"]).all()
+
+
+def test_unknown_correction(results: analysis.Results) -> None:
+    with pytest.raises(InputError, match="no correction 'bonferroni' for many comparisons; one of holm, benjamini"):
+        results.interference(correction="bonferroni")
+
+
+def test_metrics_are_families_of_their_own(results: analysis.Results) -> None:
+    frame = results.interference()
+    assert set(frame["family"]) == {"11 comparisons: main metrics", "5 comparisons: accuracy"}
+
+
+def test_missing_baseline_is_named_with_the_command_that_runs_it(chosen_scores: Make) -> None:
+    cells = {
+        ("mono", "en", "ner", "en", "en"): {0: 1.0},
+        ("joint", "en-fr", "ner", "en", "en"): {1: 2.0},
+        ("joint", "en-fr", "ner", "fr", "fr"): {0: 3.0},
+    }
+    for variants, command in (
+        (("mono", "joint"), "python -m raylab.sweep s"),
+        (("joint",), 'python -m raylab.sweep s --set "variants=[mono, joint]"'),
+    ):
+        study = Study("s", (("en", "fr"),), variants, ("ner",))
+        frame = interference(chosen_scores(cells), study).set_index("language")
+        assert frame.loc["fr", "reason"] == f"no score of mono on fr; {command}"
+        assert frame.loc["en", "reason"] == f"no seed in common on en: mono has seed 0, joint has seed 1; {command}"
+        assert set(frame["verdict"]) == {"unknown"}
+
+
+def test_command_names_the_sizing_of_a_study_that_comes_with_raylab() -> None:
+    study = Study("variants-pocket", (("en", "fr"),), ("mono",), ("ner",))
+    assert study.command() == "python -m raylab.sweep variants --sizing pocket"
+    assert Study("my-study", (("en", "fr"),), ("mono",), ("ner",)).command() == "python -m raylab.sweep my-study"
+
+
+def test_recovery_is_the_share_of_the_loss_that_comes_back() -> None:
+    study, best, draws = made_up({"mono": 80.0, "joint": 40.0, "adapter": 60.0})
+    frame = interference(best, study, draws=draws)
+    by_variant = {name: rows.reset_index(drop=True) for name, rows in frame.groupby("variant")}
+    joint, adapter = by_variant["joint"], by_variant["adapter"]
+    assert (joint[["recovery", "recovery_low", "recovery_high"]] == 0.0).all(axis=None)
+    expected = (adapter["score"] - joint["score"]) / (joint["mono"] - joint["score"])
+    np.testing.assert_allclose(adapter["recovery"], expected)
+    assert ((adapter["recovery_low"] < adapter["recovery"]) & (adapter["recovery"] < adapter["recovery_high"])).all()
+    assert ((adapter["recovery_low"] < 0.5) & (adapter["recovery_high"] > 0.5)).all()
+    assert set(adapter["recovery_reason"]) == {""}
+
+
+def test_recovery_has_no_meaning_where_joint_loses_nothing_for_sure() -> None:
+    study, best, draws = made_up({"mono": 70.0, "joint": 70.0, "adapter": 75.0})
+    frame = interference(best, study, draws=draws)
+    unsure = frame["recovery"].isna()
+    assert unsure.sum() >= 6
+    reasons = frame.loc[unsure, "recovery_reason"]
+    assert reasons.str.contains("not told from zero|too little").all()
+
+
+def test_recovery_where_joint_gains_or_is_not_there(chosen_scores: Make) -> None:
+    study, best, draws = made_up({"mono": 40.0, "joint": 80.0, "adapter": 60.0}, seeds=1)
+    frame = interference(best, study, draws=draws)
+    assert set(frame["recovery_reason"]) == {"joint is above mono here: a share of what joint gains"}
+    assert frame["recovery"].notna().all()
+    without = interference(best[best["variant"] != "joint"], study, draws=draws)
+    assert set(without["recovery_reason"]) == {"mono - joint is not known here"}
+    other = interference(best, study, "joint", draws=draws)
+    assert set(other["recovery_reason"]) == {"recovery is of what joint loses to mono, not to joint"}
+
+
+def test_recovery_of_a_tiny_loss(chosen_scores: Make) -> None:
+    study = Study("s", (("en", "fr"),), ("mono", "joint"), ("ner",))
+    cells = {
+        ("mono", "fr", "ner", "fr", "fr"): {0: 70.0, 1: 71.0},
+        ("joint", "en-fr", "ner", "fr", "fr"): {0: 69.95, 1: 70.951},
+    }
+    frame = interference(chosen_scores(cells), study)
+    assert frame["recovery_reason"].to_list() == ["mono - joint is +0.05 points: too little to take a share of"]
+
+
+def test_interval_of_recovery_covers_the_truth() -> None:
+    covered = []
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        rows = [
+            (variant, "fr" if variant == "mono" else "en-fr", "ner", "f1", "fr", "fr", number, random.normal(mean, 0.5))
+            for variant, mean in (("mono", 80.0), ("joint", 70.0), ("adapter", 76.0))
+            for number in range(4)
+        ]
+        columns = ["variant", "languages", "task", "metric", "train_language", "eval_language", "seed", "value"]
+        study = Study("s", (("en", "fr"),), ("mono", "joint", "adapter"), ("ner",))
+        row = interference(pd.DataFrame(rows, columns=columns), study).set_index("variant").loc["adapter"]
+        covered.append(row["recovery_low"] <= 0.6 <= row["recovery_high"])
+    assert 0.86 <= np.mean(covered) <= 1.0
+
+
+def test_transfer_gap_has_the_same_uncertainty() -> None:
+    study, best, draws = made_up({"joint": 70.0})
+    frame = transfer(best, study, draws=draws)
+    assert set(frame["verdict"]) == {"gap"}
+    assert set(frame["basis"]) == {"3 seeds and examples"}
+    assert set(frame["family"]) == {"2 comparisons: main metrics"}
+    assert ((frame["total_low"] < 20.0) & (frame["total_high"] > 20.0)).all()
+
+
+def test_averages_are_computed_over_the_cells() -> None:
+    study, best, draws = made_up({"mono": 70.0, "joint": 60.0, "adapter": 70.0})
+    cells = interference(best, study, draws=draws)
+    frame = averages(best, study, draws=draws).set_index(["over", "task", "variant"])
+    for over, members in (("languages", cells), ("targets", cells[cells["language"] != "en"])):
+        for variant in ("joint", "adapter"):
+            row = frame.loc[over, "nli", variant]
+            own = members[members["variant"] == variant]
+            assert row["difference"] == pytest.approx(own["difference"].mean())
+            assert row["cells"] == len(own)
+            assert row["examples_high"] - row["examples_low"] < (own["examples_high"] - own["examples_low"]).min()
+    assert frame["verdict"].to_dict()["targets", "nli", "joint"] == "interference"
+    assert frame["verdict"].to_dict()["targets", "nli", "adapter"] == "not told from zero"
+    # Three test sets, of which English is that of two cells.
+    assert frame.loc[("languages", "nli", "joint"), "examples"] == 3 * COUNT
+
+
+def test_average_of_a_variant_that_lacks_a_cell_is_none(results: analysis.Results) -> None:
+    frame = results.averages().set_index(["over", "task", "variant"])
+    row = frame.loc["targets", "ner", "adapter"]
+    assert math.isnan(row["difference"])
+    assert row["reason"] == "1 of 2 cells are missing; python -m raylab.sweep toy"
+    row = frame.loc["targets", "ner", "joint"]
+    # French: 1 and 2; Hindi: -2 and -2.
+    assert (row["difference"], row["cells"], row["seeds"]) == (-0.25, 2, 2)
+    assert (row["low"], row["high"]) == pytest.approx((-0.25 - 3.1766, -0.25 + 3.1766), abs=1e-3)
+    assert (row["languages_low"], row["languages_high"]) == pytest.approx((-0.25 - 22.2359, -0.25 + 22.2359), abs=1e-3)
+
+
+def test_views_are_made_once_and_their_readers_cannot_change_them(results: analysis.Results) -> None:
+    first = results.interference(examples=False)
+    first["difference"] = 0.0
+    assert results.interference(examples=False)["difference"].abs().max() > 0.0

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher
 
 from raylab.config import ModelConfig, PretrainConfig, PretrainJob, StudyConfig
 from raylab.config.search import EarlyStoppingConfig
@@ -20,7 +17,7 @@ from raylab.data.source import Source, open_source
 from raylab.search.early_stopping import EarlyStopping, Verdict
 from raylab.search.graph import JobGraph, State
 from raylab.search.plan import Job, plan
-from raylab.search.searcher import JobSearcher, worker_settings
+from raylab.search.searcher import FINISHED, JobSearcher, worker_settings
 from raylab.search.storage import Storage
 from raylab.search.trials import TrialSearch
 from raylab.study import validate, with_values
@@ -166,14 +163,12 @@ class _Tune:
         while isinstance(given := self.searcher.suggest(str(self._asked)), dict):
             self.running[str(self._asked)] = given["job"]
             self._asked += 1
-        return given != Searcher.FINISHED
+        return given != FINISHED
 
     def report(self, trial: str, points: Mapping[int, float]) -> bool:
         """A pretraining job measures; whether it is stopped."""
         result = {"fresh": _curve(points), "progress": 0.5, "done": False}
-        assert self.searcher.scheduler is not None
-        tune_trial: Any = SimpleNamespace(trial_id=trial)
-        if self.searcher.scheduler.on_trial_result(None, tune_trial, result) == TrialScheduler.STOP:
+        if self.searcher.reported(trial, result["fresh"]):
             self.running.pop(trial)
             self.searcher.on_trial_complete(trial, result | {"done": True})
             return True
