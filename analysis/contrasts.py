@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -10,6 +11,9 @@ from analysis.interference import SeedScores
 from analysis.labels import main_metric
 from analysis.statistics import Interval, mean_interval
 from analysis.study import Study
+
+if TYPE_CHECKING:
+    from analysis.results import Results
 
 CELL = ["languages", "task", "language"]
 
@@ -44,6 +48,12 @@ def cell_scores(best: pd.DataFrame, study: Study, setting: str) -> pd.DataFrame:
         for seed, value in lookup(languages, variant, task, metric, language).items()
     ]
     return pd.DataFrame(rows, columns=[*CELL, "variant", "seed", "value"])
+
+
+@lru_cache(maxsize=4)
+def cells_of(results: Results, setting: str) -> pd.DataFrame:
+    """`cell_scores` of a study's results, made once; not to be changed."""
+    return cell_scores(results.best(), results.study, setting)
 
 
 def told(frame: pd.DataFrame) -> pd.Series:

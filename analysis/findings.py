@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from analysis.contrasts import Average, average_difference, cell_scores, told
+from analysis.contrasts import Average, average_difference, cells_of, told
 from analysis.labels import main_metric, task_label
 from analysis.statistics import excludes_zero
 from analysis.tables import number
@@ -27,11 +28,12 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(results: Results) -> list[Finding]:
+@lru_cache(maxsize=2)
+def findings(results: Results) -> tuple[Finding, ...]:
     """The findings of a study, the main one first."""
     frame = results.interference()
     frame = frame[frame["metric"] == frame["task"].map(main_metric)]
-    within, zero_shot = (cell_scores(results.best(), results.study, setting) for setting in ("within", "zero_shot"))
+    within, zero_shot = (cells_of(results, setting) for setting in ("within", "zero_shot"))
     found = [
         *_interference(frame, within),
         *_worst(frame),
@@ -40,7 +42,7 @@ def findings(results: Results) -> list[Finding]:
         *_front(results, within, zero_shot),
         *_doubts(results, frame),
     ]
-    return found
+    return tuple(found)
 
 
 def _interference(frame: pd.DataFrame, within: pd.DataFrame) -> list[Finding]:

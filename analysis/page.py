@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -14,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import sections
+from analysis.figures import png
 from analysis.findings import findings
 from analysis.heatmap import heat_panels
 from analysis.paper_parts import PaperPart, paper_parts
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from analysis.results import Results
-
-_DOTS_PER_INCH = 130
 
 
 def report_page(results: Results, parts: list[PaperPart] | None = None, comparison: str = "") -> str:
@@ -92,9 +90,7 @@ def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, de
 
 def figure_html(figure: Figure, description: str) -> Markup:
     """A figure as a PNG inside the page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=_DOTS_PER_INCH, metadata={"Software": None})
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    data = base64.b64encode(png(figure)).decode("ascii")
     return Markup(f'<img alt="{Markup.escape(description)}" src="data:image/png;base64,{data}">')
 
 

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, ViewType
 
 from analysis import tables
-from analysis.contrasts import average_difference, cell_scores
+from analysis.contrasts import average_difference, cells_of
 from analysis.findings import findings
 from analysis.tracking import connect, find_experiment
 
@@ -93,7 +93,7 @@ def means_by_variant(results: Results) -> pd.DataFrame:
     Returns:
         Columns variant, within, mono − it, zero-shot, it − joint (in zero-shot); means over tasks, languages and seeds.
     """
-    within, zero_shot = (cell_scores(results.best(), results.study, setting) for setting in ("within", "zero_shot"))
+    within, zero_shot = (cells_of(results, setting) for setting in ("within", "zero_shot"))
     rows = []
     for variant in results.study.variants:
         if variant in set(within["variant"]) | set(zero_shot["variant"]):

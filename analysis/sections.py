@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from analysis import svg
-from analysis.contrasts import cell_scores
+from analysis.contrasts import cells_of
 from analysis.cost import cost_by_kind, cost_of_variants, hour_unit
 from analysis.curves import MOST_CHARTS, gradient_charts, loss_charts, perplexity_charts
 from analysis.jobs import jobs
@@ -27,6 +29,7 @@ from raylab.config.search import without_password
 if TYPE_CHECKING:
     from analysis.results import Results
 
+_JOBS = ("prepare", "import", "pretrain", "finetune", "probe")
 _MOST_FAILURES = 100
 
 
@@ -56,15 +59,15 @@ class Block:
 def facts(results: Results) -> list[tuple[str, str]]:
     """The study in a few words: what, and what of it is there."""
     study = results.study
-    finetune = jobs(results.runs, "finetune")
-    finished = sum(job.status == "FINISHED" for job in finetune)
+    states = results.runs.filter(pc.equal(results.runs["kind"], "finetune"))["status"].to_pylist()
+    finished = states.count("FINISHED")
     seeds = sorted(set(results.best()["seed"]))
     return [
         ("Language sets", ", ".join("-".join(languages) for languages in study.language_sets)),
         ("Variants", ", ".join(study.variants)),
         ("Tasks", ", ".join(task_label(task) for task in study.tasks)),
         ("Seeds", ", ".join(map(str, seeds))),
-        ("Finetuning runs", f"{finished:,} finished" + (f" of {len(finetune):,}" if finished < len(finetune) else "")),
+        ("Finetuning runs", f"{finished:,} finished" + (f" of {len(states):,}" if finished < len(states) else "")),
     ]
 
 
@@ -251,7 +254,7 @@ def cost(results: Results) -> Block | None:
     kinds = cost_by_kind(everything, configuration)
     if kinds.empty:
         return None
-    within, zero_shot = (cell_scores(results.best(), results.study, setting) for setting in ("within", "zero_shot"))
+    within, zero_shot = (cells_of(results, setting) for setting in ("within", "zero_shot"))
     pretraining = [job for job in everything if job.kind == "pretrain"]
     frame = cost_of_variants(pretraining, results.study, configuration, within, zero_shot, results.chosen_recipes())
     text = f"{number(kinds['hours'].sum())} {unit} in all finished jobs of the study, "
@@ -283,11 +286,7 @@ def cost(results: Results) -> Block | None:
 
 def failures(results: Results) -> dict[str, Any] | None:
     """Jobs that failed, were stopped, or have not ended, with the reason that their run has."""
-    bad = [
-        job
-        for job in jobs(results.runs, "prepare", "import", "pretrain", "finetune", "probe")
-        if job.status != "FINISHED"
-    ]
+    bad = jobs(results.runs.filter(pc.not_equal(results.runs["status"], "FINISHED")), *_JOBS)
     if not bad:
         return None
     words = {
@@ -310,17 +309,16 @@ def failures(results: Results) -> dict[str, Any] | None:
 
 def provenance(results: Results) -> dict[str, Any]:
     """Where the numbers come from: store, versions, data, seeds, dates, and the whole configuration."""
-    everything = jobs(results.runs, "prepare", "import", "pretrain", "finetune", "probe")
-    ended = [job.ended for job in everything if job.ended]
+    everything = results.runs.filter(pc.is_in(results.runs["kind"], pa.array(_JOBS)))
     data = [
         (job.tags.get("languages", ""), job.tags.get("key", ""), _tokens(job.metrics))
-        for job in sorted(everything, key=lambda job: job.name)
-        if job.kind == "prepare" and job.status == "FINISHED"
+        for job in sorted(jobs(results.runs, "prepare"), key=lambda job: job.name)
+        if job.status == "FINISHED"
     ]
     rows = [
         ("Tracking store", without_password(results.tracking_uri)),
-        ("First run", _date(min((job.started for job in everything), default=None))),
-        ("Last run", _date(max(ended, default=None))),
+        ("First run", _date(pc.min(everything["start_time"]).as_py())),
+        ("Last run", _date(pc.max(everything["end_time"]).as_py())),
         ("Seeds", ", ".join(map(str, sorted(set(results.best()["seed"]))))),
         ("Page made by", f"raylab {_version()}"),
     ]
