@@ -184,14 +184,13 @@ class Results:
         Raises:
             InputError: If no job, or more than one, has the key, or the job has no such metric.
         """
-        known = {key: row for row, key in enumerate(self.runs["key"].to_pylist()) if key is not None}
-        keys = [name for name in known if name.startswith(key)]
+        keys = [key] if key in self._rows else [known for known in self._rows if known.startswith(key)]
         if len(keys) != 1:
             found = f"{len(keys)} jobs have such a key" if keys else "no job has such a key"
             raise InputError(
                 f"key {key!r} in study {self.study.name!r}: {found}; the column `key` of the table has them all"
             )
-        run = row_of(self.runs, known[keys[0]])
+        run = row_of(self.runs, self._rows[keys[0]])
         if metric not in run["metrics"]:
             raise InputError(f"job {keys[0]} has no metric {metric!r}; it has {', '.join(sorted(run['metrics']))}")
         values = [
@@ -236,8 +235,9 @@ class Results:
         return ScoreDraws(load_examples(self._best))
 
     @cached_property
-    def _newest(self) -> dict[str, int]:
-        return newest_by_key(self._all_runs)
+    def _rows(self) -> dict[str, int]:
+        """The row of each job in `runs`, by key."""
+        return {key: row for row, key in enumerate(self.runs["key"].to_pylist()) if key is not None}
 
     @cached_property
     def _client(self) -> MlflowClient:
