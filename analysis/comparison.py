@@ -71,7 +71,7 @@ def compare_with_paper(results: Results, number: int) -> pd.DataFrame:
     Raises:
         InputError: If the study has no such table, or shares no score of it with the paper.
     """
-    layout = _layout(results, number)
+    layout = results.layout_of_paper(number)
     scores, printed, of_table = SeedScores(results.best(), results.study), _printed(), set(_printed(number))
     rows = []
     for cell in layout.cells:
@@ -168,7 +168,7 @@ def comparison_text(results: Results) -> str:
     parts = [_title(results), _agreement_text(frame)]
     for number in frame["table"].unique():
         parts.append(f"Table {number}: {paper.TITLES[number]}; the paper's in brackets")
-        parts.append(_side_by_side(_layout(results, number), frame[frame["table"] == number]))
+        parts.append(_side_by_side(results.layout_of_paper(number), frame[frame["table"] == number]))
     return "\n\n".join(parts)
 
 
@@ -256,10 +256,6 @@ def _title(results: Results) -> str:
         lines.append("The languages here are generated and have no more than their names in common with the paper's.")
     lines.append("Scores depend on the size of models and data; compare signs and order.")
     return "\n".join(lines)
-
-
-def _layout(results: Results, number: int) -> paper.Layout:
-    return paper.layout(number, results.study, paper.known_places(results.table, results.runs))
 
 
 def _printed(table: int | None = None) -> dict[tuple[str, ...], float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,9 +101,3 @@ def cost_of_variants(
     worthwhile = (frame["within"] > 0) & (extra > 0)
     frame["hours_per_point"] = (extra / frame["within"]).where(worthwhile)
     return frame
-
-
-def configuration_of(tag: str | None) -> dict[str, Any]:
-    """A study's configuration from the tag that the sweep gives its experiment; empty without one."""
-    found = json.loads(tag) if tag else {}
-    return found if isinstance(found, dict) else {}

@@ -48,11 +48,6 @@ def in_variant_order(variants: Iterable[str]) -> list[str]:
     return sorted(set(variants), key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
-def variant_label(variant: str) -> str:
-    """A variant's name as the paper prints it."""
-    return {**PAPER_LABELS, **OTHER_LABELS}.get(variant, variant)
-
-
 def module_label(module: str) -> str:
     """A module of the encoder in words: `ffn` is feed-forward."""
     return _MODULE_LABELS.get(module, module)

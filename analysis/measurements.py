@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from raylab.errors import InputError
 
@@ -29,7 +31,7 @@ class Job(NamedTuple):
     """A job that measured something.
 
     Attributes:
-        key: Content address.
+        run_id: MLflow's identifier.
         variant: Of the model.
         languages: Of the model, joined by `-`.
         seed: Of the model.
@@ -38,7 +40,7 @@ class Job(NamedTuple):
         metrics: Last values.
     """
 
-    key: str
+    run_id: str
     variant: str
     languages: str
     seed: int
@@ -56,15 +58,18 @@ def jobs(results: Results, kind: str) -> list[Job]:
     """
     recipes = results.recipes()
     chosen = recipes[recipes["chosen"]].set_index(["variant", "languages"])["recipe"].to_dict()
+    runs = results.runs.filter(
+        pc.and_(pc.equal(results.runs["kind"], kind), pc.is_in(results.runs["status"], pa.array(_MEASURED)))
+    )
     found = []
-    columns = (results.runs[name].to_pylist() for name in ("kind", "status", "key", "tags", "params", "metrics"))
-    for its_kind, status, key, *pairs in zip(*columns, strict=True):
+    columns = (runs[name].to_pylist() for name in ("run_id", "tags", "params", "metrics"))
+    for run_id, *pairs in zip(*columns, strict=True):
         tags, params, metrics = map(dict, pairs)
-        if its_kind != kind or status not in _MEASURED or not {*_MODEL, "recipe"} <= tags.keys():
+        if not {*_MODEL, "recipe"} <= tags.keys():
             continue
         if chosen.get((tags["variant"], tags["languages"]), tags["recipe"]) == tags["recipe"]:
-            found.append(Job(key, tags["variant"], tags["languages"], int(tags["seed"]), tags, params, metrics))
-    return sorted(found, key=lambda job: (job.variant, job.languages, job.seed, job.key))
+            found.append(Job(run_id, tags["variant"], tags["languages"], int(tags["seed"]), tags, params, metrics))
+    return sorted(found, key=lambda job: (job.variant, job.languages, job.seed, job.tags.get("key", "")))
 
 
 def perplexities(results: Results, variants: Sequence[str] = ("mono", "joint")) -> pd.DataFrame:
@@ -78,7 +83,9 @@ def perplexities(results: Results, variants: Sequence[str] = ("mono", "joint")) 
         Columns variant, languages (of the model), seed, language, step and value.
     """
     found = [job for job in jobs(results, "pretrain") if job.variant in variants]
-    return _histories(results, found, lambda name: _after("valid/perplexity/", name), ["language"]).drop(columns="key")
+    return _histories(results, found, lambda name: _after("valid/perplexity/", name), ["language"]).drop(
+        columns="run_id"
+    )
 
 
 def training_losses(results: Results) -> pd.DataFrame:
@@ -89,8 +96,8 @@ def training_losses(results: Results) -> pd.DataFrame:
     """
     found = jobs(results, "pretrain")
     frame = _histories(results, found, lambda name: () if name == "train/loss" else None, [])
-    warmup = {job.key: int(job.params.get("pretrain.warmup_steps", 0)) for job in found}
-    return frame.assign(warmup_steps=frame["key"].map(warmup)).drop(columns="key")
+    warmup = {job.run_id: int(job.params.get("pretrain.warmup_steps", 0)) for job in found}
+    return frame.assign(warmup_steps=frame["run_id"].map(warmup)).drop(columns="run_id")
 
 
 def gradient_cosines(results: Results, by: str | None = None) -> pd.DataFrame:
@@ -118,7 +125,7 @@ def gradient_cosines(results: Results, by: str | None = None) -> pd.DataFrame:
         return _place(found) if asked else None
 
     return _histories(results, jobs(results, "probe"), place, ["first", "second", "layer", "module"]).drop(
-        columns="key"
+        columns="run_id"
     )
 
 
@@ -213,14 +220,17 @@ def _histories(
     parts = []
     for metric in dict.fromkeys(metric for job in found for metric in job.metrics):
         values = place(metric)
-        for job in found if values is not None else ():
-            if metric in job.metrics:
-                history = results.history(job.key, metric)[["step", "value"]]
-                own = zip([*_MODEL, *names], (job.variant, job.languages, job.seed, *(values or ())), strict=True)
-                columns = {name: pd.Series([value] * len(history), dtype=object) for name, value in own}
-                parts.append(pd.concat([pd.DataFrame(columns).assign(key=job.key), history], axis="columns"))
+        if values is None:
+            continue
+        measured = {job.run_id: job for job in found if metric in job.metrics}
+        for run_id, curve in results.histories(list(measured), metric).items():
+            job = measured[run_id]
+            own = dict(zip([*_MODEL, *names], (job.variant, job.languages, job.seed, *values), strict=True))
+            columns = {name: pd.Series([value] * len(curve), dtype=object) for name, value in own.items()}
+            steps = pd.DataFrame(curve, columns=["step", "value"])
+            parts.append(pd.concat([pd.DataFrame(columns).assign(run_id=run_id), steps], axis="columns"))
     if not parts:
-        return pd.DataFrame(columns=[*_MODEL, *names, "key", "step", "value"])
+        return pd.DataFrame(columns=[*_MODEL, *names, "run_id", "step", "value"])
     return pd.concat(parts, ignore_index=True)
 
 

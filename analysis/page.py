@@ -36,7 +36,7 @@ def report_page(results: Results, parts: list[PaperPart] | None = None, comparis
     interference = results.interference()
     context = {
         "name": results.study.name,
-        "description": results.configuration.get("description", ""),
+        "description": results.study.configuration.get("description", ""),
         "facts": sections.facts(results),
         "findings": findings(results),
         "panels": heat_panels(interference, results.study) if interference["difference"].notna().any() else [],

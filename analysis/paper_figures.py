@@ -13,7 +13,7 @@ from analysis import measurements
 from analysis.drawing import draw_curve, draw_legend, few_ticks, outer_labels, panel_grid, plain_axes, plain_logarithm
 from analysis.figures import PALETTE, variant_style
 from analysis.interference import SeedScores
-from analysis.labels import main_metric, metric_label, module_label, variant_label
+from analysis.labels import main_metric, metric_label, module_label
 from analysis.paper import targets
 from analysis.sharing_figure import figure_4
 from analysis.tables import number
@@ -83,7 +83,7 @@ def figure_1(results: Results, task: str = "ner") -> Figure:
             error = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
             axes.bar(
                 position + offset, height, width * 0.94, color=variant_style(variant)[0], yerr=error or None,
-                error_kw={"elinewidth": 1, "capsize": 2}, label=variant_label(variant),
+                error_kw={"elinewidth": 1, "capsize": 2}, label=variant,
             )  # fmt: skip
             axes.annotate(
                 number(height), (position + offset, height + error), (0, 2), textcoords="offset points", ha="center",

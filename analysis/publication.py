@@ -79,7 +79,7 @@ def description(results: Results, links: Mapping[str, str]) -> str:
     addresses = " · ".join(f"[{text}]({address})" for text, address in links.items())
     parts = [
         # In one paragraph: MLflow shows no more of a description until it is unfolded.
-        f"{results.configuration.get('description', '')} {addresses}".strip(),
+        f"{results.study.configuration.get('description', '')} {addresses}".strip(),
         "Means of main metrics over tasks and languages: test scores in percent; differences in points, over the cells "
         "and seeds that both have.",
         tables.markdown(means_by_variant(results)),

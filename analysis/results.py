@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -12,13 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis import averages, interference, paper, selection
+from analysis import averages, interference, paper, queries, selection
 from analysis.cache import cache_folder, read_study_runs
-from analysis.cost import configuration_of
 from analysis.examples import load_examples
-from analysis.histories import Curve, histories
-from analysis.runs import current_rows, newest_by_key, recipe_parameters, row_of
-from analysis.study import STUDY_TAG, Study, read_study
+from analysis.runs import current_rows, newest_by_key, recipe_parameters
+from analysis.study import Study, read_study
 from analysis.tracking import connect, find_store
 from analysis.uncertainty import ScoreDraws
 from raylab.errors import InputError
@@ -26,6 +25,8 @@ from raylab.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+
+    from analysis.histories import Curve
 
 _NO_EXAMPLES = ScoreDraws()
 
@@ -45,7 +46,7 @@ def load(
 
     Raises:
         InputError: If there is no store at the address, it has no such study (the message names the nearest), or none
-            of the study's finetuning runs has finished.
+            of the study's finetuning runs has finished, where it has any.
 
     Example:
         results = analysis.load("variants", "http://127.0.0.1:5000")
@@ -58,7 +59,7 @@ def load(
         for kind, status in zip(known.runs["kind"].to_pylist(), known.runs["status"].to_pylist(), strict=True)
         if kind == "finetune"
     )
-    if not states["finished"]:
+    if not states["finished"] and not (known.study_tag and json.loads(known.study_tag).get("finetune", {}) is None):
         found = (
             ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count) or "it has none at all"
         )
@@ -143,7 +144,7 @@ class Results:
         Raises:
             InputError: If the paper has no such table of scores, or the study nothing that belongs into it.
         """
-        return paper.table(self._layout(number), self._best, self.study)
+        return paper.table(self.layout_of_paper(number), self._best, self.study)
 
     def missing_jobs(self, number: int) -> pd.DataFrame:
         """What one of the paper's tables lacks, and how to run it; see `analysis.paper.missing_jobs`.
@@ -151,7 +152,15 @@ class Results:
         Raises:
             InputError: As `table_of_paper`.
         """
-        return paper.missing_jobs(self._layout(number), self._best, self.study, self.runs)
+        return paper.missing_jobs(self.layout_of_paper(number), self._best, self.study, self.runs)
+
+    def layout_of_paper(self, number: int) -> paper.Layout:
+        """Which score stands where in one of the paper's tables; see `analysis.paper.layout`.
+
+        Raises:
+            InputError: As `table_of_paper`.
+        """
+        return paper.layout(number, self.study, paper.known_places(self.table, self.runs))
 
     def figure_of_paper(self, number: int, **options: Any) -> Figure:
         """One of the paper's Figures 1 to 4 over the study; see `analysis.paper_figures`.
@@ -167,49 +176,11 @@ class Results:
 
         return paper_figures.figure(number, self, **options)
 
-    def _layout(self, number: int) -> paper.Layout:
-        return paper.layout(number, self.study, paper.known_places(self.table, self.runs))
-
-    def history(self, key: str, metric: str) -> pd.DataFrame:
-        """The values of a metric in the course of a job, running ones included.
-
-        Args:
-            key: The job's key, or the beginning of it that no other job of the study shares.
-            metric: Such as `train/loss`, `valid/perplexity/en` or `epoch/dev/f1`.
-
-        Returns:
-            Columns step, value and time (UTC), by step; of a step that was logged twice (a job that was resumed) the
-            later value.
-
-        Raises:
-            InputError: If no job, or more than one, has the key, or the job has no such metric.
-        """
-        keys = [key] if key in self._rows else [known for known in self._rows if known.startswith(key)]
-        if len(keys) != 1:
-            found = f"{len(keys)} jobs have such a key" if keys else "no job has such a key"
-            raise InputError(
-                f"key {key!r} in study {self.study.name!r}: {found}; the column `key` of the table has them all"
-            )
-        run = row_of(self.runs, self._rows[keys[0]])
-        if metric not in run["metrics"]:
-            raise InputError(f"job {keys[0]} has no metric {metric!r}; it has {', '.join(sorted(run['metrics']))}")
-        values = [
-            (entry.step, entry.value, entry.timestamp)
-            for entry in self._client.get_metric_history(run["run_id"], metric)
-        ]
-        frame = pd.DataFrame(values, columns=["step", "value", "time"]).sort_values(["step", "time"], kind="stable")
-        frame["time"] = pd.to_datetime(frame["time"], unit="ms", utc=True)
-        return frame.drop_duplicates("step", keep="last").reset_index(drop=True)
-
     def histories(self, run_ids: Sequence[str], metric: str) -> dict[str, Curve]:
         """The course of one metric in many runs; see `analysis.histories.histories`."""
-        return histories(self._client, run_ids, metric)
+        from analysis.histories import histories
 
-    @cached_property
-    def configuration(self) -> dict[str, Any]:
-        """The study's whole configuration, as its experiment has it; empty if it has none."""
-        experiment = self._client.get_experiment_by_name(self.study.name)
-        return configuration_of(experiment.tags.get(STUDY_TAG) if experiment else None)
+        return histories(self._client, run_ids, metric)
 
     @property
     def tracking_uri(self) -> str:
@@ -220,6 +191,70 @@ class Results:
         """The chosen pretraining recipe by variant and model's languages."""
         chosen = self._recipes.loc[self._recipes["chosen"], [*selection.MODEL, "recipe"]]
         return {(variant, languages): recipe for variant, languages, recipe in chosen.itertuples(index=False)}
+
+    def filter(self, **conditions: Any) -> Results:
+        """The results of a part of the study: what is asked of them is asked of that part.
+
+        Args:
+            conditions: The value that a column of `table` must have, or several that will do, by column. `languages`
+                are language sets, and take with them the monolingual models of their languages.
+
+        Raises:
+            InputError: There is no such column, or nothing is left.
+
+        Example:
+            results.filter(task="ner", languages=["en-fr", "en-hi"]).interference()
+        """
+        table = queries.select_scores(self.table, self.study, conditions)
+        return Results(queries.narrowed(self.study, table, conditions), table, self._all_runs, self._address)
+
+    def compare(self, first: str, second: str, level: float = 0.95, *, examples: bool = True) -> pd.DataFrame:
+        """One variant against another, within language: scores by cell, and first minus second.
+
+        Args:
+            first: A variant.
+            second: Another one.
+            level: Coverage of the intervals.
+            examples: As of `interference`.
+
+        Returns:
+            The rows and columns of `interference(baseline=first)` for the second variant, whose scores are in a column
+            of its name.
+
+        Raises:
+            InputError: If the study has no such variants, or they are the same.
+        """
+        for variant in (first, second):
+            if variant not in self.study.variants:
+                raise InputError(
+                    f"compare: study {self.study.name!r} has no variant {variant!r}; it has "
+                    f"{', '.join(self.study.variants)}"
+                )
+        if first == second:
+            raise InputError(f"compare: {first} with itself; another one of {', '.join(self.study.variants)} is needed")
+        frame = self.interference(first, level, examples=examples)
+        rows = frame[frame["variant"] == second].drop(columns="variant")
+        return rows.rename(columns={"score": second}).reset_index(drop=True)
+
+    def history(self, metric: str, **conditions: Any) -> pd.DataFrame:
+        """The values of a metric in the course of jobs, running ones included.
+
+        Args:
+            metric: Such as `train/loss`, `valid/perplexity/en` or `epoch/dev/f1`.
+            conditions: Which jobs: `key` (its beginning will do) or tags such as `variant`, `languages`, `seed`; one
+                value or several. By default all that have the metric.
+
+        Returns:
+            Columns key, variant, languages, task, train_language, seed and recipe of the job, then step, value and time
+            (UTC), by step; of a step that was logged twice (a job that was resumed) the later value.
+
+        Raises:
+            InputError: If no job meets the conditions, or none of them has the metric.
+
+        Example:
+            results.history("valid/perplexity/sw", variant=["mono", "joint"])
+        """
+        return queries.read_history(self._client, self._all_runs, self._newest, metric, conditions)
 
     def _view(self, make: Callable[..., pd.DataFrame], *arguments: Any) -> pd.DataFrame:
         """What `make` makes of the chosen scores, made once for the same arguments."""
@@ -235,9 +270,8 @@ class Results:
         return ScoreDraws(load_examples(self._best))
 
     @cached_property
-    def _rows(self) -> dict[str, int]:
-        """The row of each job in `runs`, by key."""
-        return {key: row for row, key in enumerate(self.runs["key"].to_pylist()) if key is not None}
+    def _newest(self) -> dict[str, int]:
+        return newest_by_key(self._all_runs)
 
     @cached_property
     def _client(self) -> MlflowClient:

@@ -192,7 +192,7 @@ def probes(results: Results) -> list[Block]:
 def search(results: Results) -> list[Block]:
     """The search's trials: importance of the parameters, slices, and the best."""
     found = []
-    searched = read_search(jobs(results.runs, "trial"), results.configuration)
+    searched = read_search(jobs(results.runs, "trial"), results.study.configuration)
     if searched is not None:
         finished = searched.finished
         table, remark = importance(searched)
@@ -249,7 +249,7 @@ def search(results: Results) -> list[Block]:
 def cost(results: Results) -> Block | None:
     """What was spent, and what a point over the joint models cost."""
     everything = jobs(results.runs)
-    configuration = results.configuration
+    configuration = results.study.configuration
     unit = hour_unit(configuration)
     kinds = cost_by_kind(everything, configuration)
     if kinds.empty:
@@ -322,8 +322,8 @@ def provenance(results: Results) -> dict[str, Any]:
         ("Seeds", ", ".join(map(str, sorted(set(results.best()["seed"]))))),
         ("Page made by", f"raylab {_version()}"),
     ]
-    configuration = yaml.safe_dump(results.configuration, sort_keys=False, allow_unicode=True, width=100)
-    return {"rows": rows, "data": data, "configuration": configuration if results.configuration else ""}
+    configuration = yaml.safe_dump(results.study.configuration, sort_keys=False, allow_unicode=True, width=100)
+    return {"rows": rows, "data": data, "configuration": configuration if results.study.configuration else ""}
 
 
 def _tokens(metrics: Any) -> str:

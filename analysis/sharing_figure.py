@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis import measurements
 from analysis.drawing import draw_curve, draw_legend, plain_axes, plain_logarithm
 from analysis.figures import PALETTE, variant_style
-from analysis.labels import in_variant_order, module_label, variant_label
+from analysis.labels import in_variant_order, module_label
 from raylab.errors import InputError
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _draw_losses(panel: Axes, losses: pd.DataFrame) -> None:
     averaged = measurements.over_seeds(measurements.smoothed(means))
     for variant in in_variant_order(averaged["variant"]):
         curve = averaged[averaged["variant"] == variant]
-        draw_curve(panel, curve, variant_style(variant)[0], variant_label(variant).removeprefix("+ "), "-")
+        draw_curve(panel, curve, variant_style(variant)[0], variant, "-")
     panel.set_xscale("log")
     plain_logarithm(panel.xaxis)
     panel.set_xlabel("pretraining step, after the warm-up")

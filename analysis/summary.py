@@ -17,13 +17,18 @@ _MEAN = ("mean", "", "")
 _MARKS = {"not told from zero": "~", "unknown": "?"}
 
 
-def interference_text(results: Results) -> str:
+def interference_text(results: Results, *, examples: bool = True) -> str:
     """Interference within language, then zero-shot scores, to be understood without a manual.
 
     A row is a language of a language set and a task. Within language, a variant's column has its test score and in
     brackets mono's score minus it, marked where it cannot be told from zero.
+
+    Args:
+        results: The study's results.
+        examples: Account for test examples too: the predictions of all chosen jobs are read, some milliseconds each.
     """
-    return "\n\n".join([*_interference_parts(results), *_transfer_parts(results), *_renamed_metrics(results)])
+    parts = [*_interference_parts(results, examples), *_transfer_parts(results), *_renamed_metrics(results)]
+    return "\n\n".join(parts)
 
 
 def summarise(results: Results) -> list[dict[str, Any]]:
@@ -39,7 +44,7 @@ def summarise(results: Results) -> list[dict[str, Any]]:
         What is missing is left out.
     """
     study, best = results.study, results.best()
-    differences = results.interference()
+    differences = results.interference(examples=False)
     summaries = []
     for languages in study.language_sets:
         name = "-".join(languages)
@@ -99,9 +104,9 @@ def _differences(frame: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _interference_parts(results: Results) -> list[str]:
+def _interference_parts(results: Results, examples: bool) -> list[str]:
     name = results.study.name
-    frame = _main_rows(results.interference())
+    frame = _main_rows(results.interference(examples=examples))
     if frame["difference"].isna().all():
         remedy = results.study.command(["mono", "joint"])
         return [
@@ -123,7 +128,7 @@ def _interference_parts(results: Results) -> list[str]:
     table = pd.DataFrame({"mono": mono.max(axis=1)})
     table.loc[_MEAN] = table["mono"].mean(skipna=False)
     scores.loc[_MEAN], differences.loc[_MEAN] = scores.mean(skipna=False), differences.mean(skipna=False)
-    marks.loc[_MEAN] = _mean_marks(results, marks)
+    marks.loc[_MEAN] = _mean_marks(results, marks, examples)
     for variant in scores.columns:
         columns = zip(scores[variant], differences[variant], marks[variant], strict=True)
         table[variant] = [_cell(score, difference, mark) for score, difference, mark in columns]
@@ -131,7 +136,7 @@ def _interference_parts(results: Results) -> list[str]:
 
 
 def _transfer_parts(results: Results) -> list[str]:
-    frame = _main_rows(results.transfer())
+    frame = _main_rows(results.transfer(examples=False))  # scores alone are shown
     if frame.empty:
         return []
     title = "Zero-shot transfer\nTest score in percent, finetuned on the source language and tested on the language."
@@ -165,9 +170,9 @@ def _grid(frame: pd.DataFrame, column: str, results: Results) -> pd.DataFrame:
     return grid
 
 
-def _mean_marks(results: Results, marks: pd.DataFrame) -> list[str]:
+def _mean_marks(results: Results, marks: pd.DataFrame, examples: bool) -> list[str]:
     """Marks of the means over the whole table."""
-    averages = results.averages()
+    averages = results.averages(examples=examples)
     task = "all" if len(results.study.tasks) > 1 else results.study.tasks[0]
     whole = averages[(averages["over"] == "languages") & (averages["task"] == task)]
     verdicts = dict(zip(whole["variant"], whole["verdict"], strict=True))

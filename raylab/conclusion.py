@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
 
+MOST_PREDICTIONS_READ = 500
+"""Jobs whose predictions the end of a sweep reads, some milliseconds each; with more, the report accounts for test
+examples, and the table for seeds alone."""
+
 LOGGING_SECONDS = 300.0
 """How long the end of a sweep waits for MLflow to take in what is left."""
 
@@ -65,8 +69,10 @@ def conclude(
         if logged:
             reported = set(results.best()["key"])
             tracker.summaries(analysis.summarise(results))
-        console.print()
-        console.print(analysis.interference_text(results), highlight=False, markup=False)
+        if study.finetune is not None:  # else there are no scores: the report has what its probes found
+            examples = results.best()["key"].nunique() <= MOST_PREDICTIONS_READ
+            console.print()
+            console.print(analysis.interference_text(results, examples=examples), highlight=False, markup=False)
     tracker.close()
     if search is not None:
         _print_front(search, console)

@@ -101,7 +101,7 @@ class ProgressLines:
         if not found:
             good = "failed" if scores is None else "stopped early"
             if scores:
-                good = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
+                good = ", ".join(f"{name} {score:.4g}" for name, score in scores.items())
             self._say(f"trial {number} ({shown_values(values)}): {good}", "trials ended")
 
     def _say(self, text: str, kind: str, style: str | None = None) -> None:

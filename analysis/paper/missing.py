@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pandas as pd
 import pyarrow as pa
 
+from analysis.command import sweep_command
 from analysis.interference import Place, SeedScores
 from analysis.labels import main_metric
-from analysis.paper.command import sweep_command
 from analysis.paper.layouts import Layout
-from analysis.paper.values import joint_heading, scores_of
+from analysis.paper.values import joint_heading, scores_of, unfinished_finetunes
 from analysis.study import Study
 
 _COLUMNS = ["row", "column", "variant", "languages", "task", "setting", "train_language", "eval_language"]
@@ -55,15 +55,14 @@ def missing_jobs(layout: Layout, best: pd.DataFrame, study: Study, runs: pa.Tabl
 def _states(runs: pa.Table) -> Iterator[tuple[Place, str]]:
     """The place of every run that did not finish, without its metric, and the run's state; the most hopeful last."""
     found = []
-    columns = (runs[name].to_pylist() for name in ("kind", "status", "tags"))
-    for kind, status, pairs in zip(*columns, strict=True):
-        if kind == "finetune" and status in _PROGRESS:
-            tags = dict(pairs)
-            variant, languages, task, trained = (
-                tags.get(name, "") for name in ("variant", "languages", "task", "train_language")
-            )
-            for language in tags.get("eval_language", "").split(","):
-                place = Place(variant, languages, task, "", trained, language)
-                found.append((_PROGRESS.index(status), place, status))
+    unfinished = unfinished_finetunes(runs)
+    for status, pairs in zip(unfinished["status"].to_pylist(), unfinished["tags"].to_pylist(), strict=True):
+        tags = dict(pairs)
+        variant, languages, task, trained = (
+            tags.get(name, "") for name in ("variant", "languages", "task", "train_language")
+        )
+        for language in tags.get("eval_language", "").split(",") if status in _PROGRESS else ():
+            place = Place(variant, languages, task, "", trained, language)
+            found.append((_PROGRESS.index(status), place, status))
     for _, place, status in sorted(found, reverse=True):
         yield place, "stopped early" if status == "KILLED" else status.lower()

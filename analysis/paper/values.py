@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from analysis import tables
 from analysis.interference import SeedScores
@@ -63,14 +64,19 @@ def known_places(scores: pa.Table, runs: pa.Table | None = None) -> Known:
 
     Args:
         scores: Rows as `analysis.scores.score_table` makes them.
-        runs: One row a run, with columns kind and tags; by default scores alone tell.
+        runs: One row a run, with columns kind, status and tags; by default scores alone tell.
     """
-    places = set(zip(scores["task"].to_pylist(), scores["eval_language"].to_pylist(), strict=True))
-    if runs is not None:
-        for kind, pairs in zip(runs["kind"].to_pylist(), runs["tags"].to_pylist(), strict=True):
-            tags = dict(pairs) if kind == "finetune" else {}
-            places |= {(tags.get("task"), language) for language in tags.get("eval_language", "").split(",")}
+    columns = ["task", "eval_language"]
+    places = {tuple(row.values()) for row in scores.select(columns).group_by(columns).aggregate([]).to_pylist()}
+    for tags in unfinished_finetunes(runs)["tags"].to_pylist() if runs is not None else ():
+        own = dict(tags)
+        places |= {(own.get("task"), language) for language in own.get("eval_language", "").split(",")}
     return frozenset((task, language) for task, language in places if task not in (None, "mlm") and language)
+
+
+def unfinished_finetunes(runs: pa.Table) -> pa.Table:
+    """The finetuning runs that gave no score: under way, failed or stopped early."""
+    return runs.filter(pc.and_(pc.equal(runs["kind"], "finetune"), pc.not_equal(runs["status"], "FINISHED")))
 
 
 def printed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -64,6 +64,7 @@ def write_curves(
     seeds: Sequence[int] = (0, 1),
     layers: int = 2,
     probes: Sequence[str] = ("gradients", "pruning"),
+    finetune: bool = True,
 ) -> None:
     """Write the store; groups of parameters are left in folders of jobs."""
     client = MlflowClient(uri)
@@ -71,7 +72,7 @@ def write_curves(
         "study": study,
         "languages": [list(languages) for languages in sets],
         "variants": list(variants),
-        "finetune": {"tasks": ["ner"]},
+        "finetune": {"tasks": ["ner"]} if finetune else None,
     }
     experiment = client.create_experiment(study, tags={"raylab.study": json.dumps(configuration)})
     models = {(variant, tuple(languages)): None for variant in variants for languages in sets if variant != "mono"}

@@ -42,7 +42,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     write_study(uri, "looked-at", SIZE)
     results = analysis.load("looked-at", uri)
-    tracker = Tracker(uri, StudyConfig.model_validate(results.configuration), folder / "jobs", folder / "artifacts")
+    tracker = Tracker(
+        uri, StudyConfig.model_validate(results.study.configuration), folder / "jobs", folder / "artifacts"
+    )
     tracker.summaries(analysis.summarise(results))
     tracker.close()
     assert report.main(["looked-at", "--tracking-uri", uri, "--output", str(folder / "report")]) == 0

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
-from paper_study import STUDIES, paper_as_best
+from paper_study import STUDIES, known, paper_as_best
 from scipy.stats import kendalltau, spearmanr
 
 import analysis
 from analysis.comparison import agreement, compare_with_paper, comparison, comparison_text, rank_agreement
+from analysis.paper import layout
 from analysis.study import Study
 from raylab.errors import InputError
 
@@ -22,8 +22,9 @@ Make = Callable[[dict], pd.DataFrame]
 
 def results_of(best: pd.DataFrame, study: Study) -> analysis.Results:
     """As much of the results as a comparison reads."""
-    table = pa.Table.from_pandas(best[["task", "eval_language"]], preserve_index=False)
-    return SimpleNamespace(study=study, best=lambda: best, table=table, runs=None)  # type: ignore[return-value]
+    return SimpleNamespace(  # type: ignore[return-value]
+        study=study, best=lambda: best, layout_of_paper=lambda number: layout(number, study, known(best))
+    )
 
 
 @pytest.fixture

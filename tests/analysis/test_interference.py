@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import analysis
@@ -139,6 +139,7 @@ def test_transfer_to_each_of_several_targets(chosen_scores: Make) -> None:
     assert math.isnan(frame.loc["hi", "gap"])
 
 
+@settings(deadline=None)
 @given(BY_SEED, BY_SEED)
 def test_comparison_is_antisymmetric_and_consistent(first: dict[int, float], second: dict[int, float]) -> None:
     one, other = compare(first, second), compare(second, first)

@@ -135,26 +135,6 @@ def test_zero_shot_is_from_the_source_language_alone(store: str) -> None:
     assert set(select(rows, variant="joint")["train_language"]) == {"en"}
 
 
-def test_history_is_by_step_and_keeps_the_later_of_two_values(results: analysis.Results) -> None:
-    history = results.history("pretrain-joint-en-fr-joint-0", "valid/perplexity/fr")
-    assert history[["step", "value"]].to_numpy().tolist() == [[100, 32.0], [200, 21.0]]
-    assert history["time"].is_monotonic_increasing
-    assert results.history("pretrain-mono-h", "valid/perplexity/hi")["value"].iloc[-1] == 20.0
-
-
-@pytest.mark.parametrize(
-    ("key", "metric", "message"),
-    [
-        ("pretrain-adapter", "valid/perplexity/en", "'pretrain-adapter'.* 2 jobs have such a key"),
-        ("nothing", "valid/perplexity/en", "'nothing'.* no job has such a key"),
-        ("pretrain-mono-en", "train/loss", "no metric 'train/loss'; it has valid/perplexity/en"),
-    ],
-)
-def test_history_of_what_is_not_there(results: analysis.Results, key: str, metric: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        results.history(key, metric)
-
-
 def test_unknown_study_names_the_nearest(store: str) -> None:
     with pytest.raises(InputError, match=r"no study 'toi'.*the nearest are toy"):
         analysis.load("toi", store)

@@ -50,12 +50,12 @@ def test_figure_1_draws_the_papers_bars() -> None:
     for bars in axes.containers:
         heights.setdefault(bars.get_label(), []).extend(bar.get_height() for bar in bars)
     assert heights == {
-        "Mono": [89.2, 88.0, 87.8, 89.1, 85.1, 82.1],
-        "JointPair": [86.9, 86.5, 84.2, 88.3, 86.1, 76.2],
-        "External": [89.4, 87.5, 85.5, 88.5, 86.3, 80.5],
+        "mono": [89.2, 88.0, 87.8, 89.1, 85.1, 82.1],
+        "joint": [86.9, 86.5, 84.2, 88.3, 86.1, 76.2],
+        "external": [89.4, 87.5, 85.5, 88.5, 86.3, 80.5],
     }
     assert axes.get_ylim()[0] == 0
-    assert legend(figure) == ["Mono", "JointPair", "External"]
+    assert legend(figure) == ["mono", "joint", "external"]
     assert "87.8" in [text.get_text() for text in axes.texts]
 
 
@@ -132,13 +132,13 @@ def test_figure_4_has_its_three_parts(measured: analysis.Results) -> None:
     assert np.abs(target.get_offsets()[:, 0]).max() == pytest.approx(1.0)
     assert (np.diff(target.get_offsets()[:, 0]) >= 0).all()
     assert source.get_offsets()[0, 0] > 0 > target.get_offsets()[0, 0]
-    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["JointPair", "adpt", "meta adpt"]
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["joint", "adapter", "meta_adapter"]
 
 
 def test_training_loss_begins_after_the_warm_up(measured: analysis.Results) -> None:
     (panel,) = measured.figure_of_paper(4, parts="c").axes
-    for label, variant in (("JointPair", "joint"), ("adpt", "adapter")):
-        steps, values = lines(panel)[label]
+    for variant in ("joint", "adapter"):
+        steps, values = lines(panel)[variant]
         assert min(steps) > WARMUP
         after = [np.mean([loss(variant, step, seed) for seed in (0, 1)]) for step in LOSS_STEPS if step > WARMUP]
         assert values[0] == pytest.approx(after[0], abs=0.02)
@@ -159,6 +159,16 @@ def test_groups_out_of_reach_are_said_in_their_panel(tmp_path: Path) -> None:
     figure = analysis.load("curves", uri).figure_of_paper(4)
     assert len(figure.axes) == 3  # no losses: joint alone
     assert "cannot be read from here" in figure.axes[2].texts[0].get_text()
+
+
+def test_a_study_that_finetunes_nothing_has_figures(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    write_curves(uri, tmp_path / "jobs", variants=("joint",), seeds=(0,), finetune=False)
+    results = analysis.load("curves", uri)
+    assert list(dict.fromkeys(lines(results.figure_of_paper(3).axes[0]))) == ["en-hi", "en-sw", "within en"]
+    assert len(results.figure_of_paper(4).axes) == 3
+    with pytest.raises(InputError, match="table 2 of the paper is of NER or POS; study 'curves' has no task"):
+        results.table_of_paper(2)
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,9 @@ def test_bootstrap_agrees_with_scipys(examples: int) -> None:
     assert ends == pytest.approx(list(theirs.confidence_interval), abs=0.15 * theirs.standard_error)
 
 
-@pytest.mark.parametrize("examples", [1, SMALL, LARGE])
-def test_each_resample_is_of_as_many_examples(examples: int) -> None:
+@pytest.mark.parametrize(("examples", "margin"), [(1, 4.0), (SMALL, 4.0), (LARGE, 4.0), (LARGE, 0.5)])
+def test_each_resample_is_of_as_many_examples(examples: int, margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.resampling._MARGIN", margin)  # with a small one, many sums are beyond at first
     # A numerator of one on the first example alone: what is drawn is how often it is in a resample.
     numerators = np.eye(examples, 1)
     drawn = bootstrap_scores(numerators, np.ones((examples, 1)), 40_000, np.random.default_rng(0))[0]

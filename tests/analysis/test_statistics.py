@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -102,6 +102,7 @@ def test_bootstrap_over_seeds_agrees_with_scipys() -> None:
     assert (low, high) == pytest.approx(theirs, abs=0.1)
 
 
+@settings(deadline=None)
 @given(SCORES)
 def test_bootstrap_over_seeds_stays_within_the_measurements(values: list[float]) -> None:
     low, high = bootstrap_over_seeds(values, resamples=200)
@@ -120,6 +121,7 @@ def test_percentile_interval() -> None:
     assert [*low, *high] == pytest.approx([5.0, 0.0, 95.0, 0.0])
 
 
+@settings(deadline=None)
 @given(P_VALUES)
 def test_corrected_p_values(p_values: list[float]) -> None:
     raw = np.array(p_values)
@@ -134,6 +136,7 @@ def test_corrected_p_values(p_values: list[float]) -> None:
     np.testing.assert_allclose(benjamini_hochberg(raw), stats.false_discovery_control(raw, method="bh"))
 
 
+@settings(deadline=None)
 @given(P_VALUES, st.integers(0, 11))
 def test_cells_without_p_value_are_no_members_of_a_family(p_values: list[float], place: int) -> None:
     for correct in ADJUSTMENTS.values():
@@ -150,6 +153,7 @@ def test_holm_by_hand() -> None:
 VARIANCES = st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=20)
 
 
+@settings(deadline=None)
 @given(VARIANCES, st.integers(1, 5))
 def test_moderated_variances_lie_between_their_own_and_the_common_one(variances: list[float], degrees: int) -> None:
     own, degrees_of = np.array(variances), np.full(len(variances), float(degrees))
