@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -133,11 +134,9 @@ def comparison_text(results: Results) -> str:
 
 def report_text(results: Results) -> str:
     """The report's findings and tables for a terminal."""
-    parts = [
-        "\n".join(f"{finding.topic}: {finding.text}" for finding in findings(results)),
-        interference_text(results),
-        f"In the layout of the paper's Table 2\n\n{tables.text(results.table_of_paper(2))}",
-    ]
+    parts = ["\n".join(f"{finding.topic}: {finding.text}" for finding in findings(results)), interference_text(results)]
+    with contextlib.suppress(InputError):  # the study has nothing that belongs into it
+        parts.append(f"In the layout of the paper's Table 2\n\n{tables.text(results.table_of_paper(2), blocks=True)}")
     recipes = searched_recipes(results)
     if not recipes.empty:
         parts.append(

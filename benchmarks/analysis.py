@@ -139,7 +139,7 @@ def _timed(seconds: dict[str, list[float]], name: str, work: Callable[[], pd.Dat
 
 
 def report(repeats: int) -> None:
-    """Seconds of `python -m analysis.report` on a made-up study of 5,000 finetuning runs: files, page and printed tables.
+    """Seconds of `python -m analysis.report` on a made-up study of 5,000 finetuning runs: files, page, printed tables.
 
     The whole command in a process of its own, imports included; `first` with an empty cache, `again` with a full one.
     """
