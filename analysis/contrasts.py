@@ -56,15 +56,22 @@ def cells_of(results: Results, setting: str) -> pd.DataFrame:
     return cell_scores(results.best(), results.study, setting)
 
 
-def told(frame: pd.DataFrame) -> pd.Series:
-    """Which differences can be told from 0: by their verdict where they have one, else by their interval.
+def with_all_sources(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with `low` and `high` from all sources of chance at hand, seeds and test examples.
 
     Args:
         frame: Rows as `Results.interference` has them.
     """
-    if "verdict" in frame.columns:
-        return frame["verdict"].isin(["interference", "gain"])
-    return (frame["low"] > 0) | (frame["high"] < 0)
+    return frame.assign(low=frame["total_low"], high=frame["total_high"])
+
+
+def told(frame: pd.DataFrame) -> pd.Series:
+    """Which differences can be told from 0, corrected for the number of comparisons.
+
+    Args:
+        frame: Rows as `Results.interference` has them.
+    """
+    return frame["verdict"].isin(["interference", "gain"])
 
 
 def average_difference(scores: pd.DataFrame, first: str, second: str) -> Average:

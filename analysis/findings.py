@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from analysis.contrasts import Average, average_difference, cells_of, told
+from analysis.contrasts import Average, average_difference, cells_of, told, with_all_sources
 from analysis.labels import main_metric, task_label
 from analysis.statistics import excludes_zero
 from analysis.tables import number
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 @lru_cache(maxsize=2)
 def findings(results: Results) -> tuple[Finding, ...]:
     """The findings of a study, the main one first."""
-    frame = results.interference()
+    frame = with_all_sources(results.interference())
     frame = frame[frame["metric"] == frame["task"].map(main_metric)]
     within, zero_shot = (cells_of(results, setting) for setting in ("within", "zero_shot"))
     found = [
@@ -72,7 +72,7 @@ def _interference(frame: pd.DataFrame, within: pd.DataFrame) -> list[Finding]:
         text += (
             f"Of {_many(len(cells), 'cell')} (a language and task of a set) {lost} can be told to lose and {won} to "
         )
-        text += f"gain{_how_told(cells)}; {len(cells) - lost - won} cannot be told from 0."
+        text += f"gain (corrected for the number of comparisons); {len(cells) - lost - won} cannot be told from 0."
     return [Finding("Interference", text)]
 
 
@@ -98,11 +98,8 @@ def _worst(frame: pd.DataFrame) -> list[Finding]:
         score = f"{number(worst['score'])}% against {number(worst['mono'])}% alone"
         text = f"The largest loss is of {worst['language']} in {worst['languages']} on {task_label(worst['task'])}: "
         text += f"{_points(worst['difference'])} ({score}{_between(worst['low'], worst['high'])}). "
-        if "verdict" in worst:
-            clear = worst["verdict"] == "interference"
-            text += f"After correction for all comparisons this loss {'can' if clear else 'cannot'} be told from 0."
-        else:
-            text += _told(worst["low"], worst["high"], "this loss")
+        clear = worst["verdict"] == "interference"
+        text += f"Corrected for all comparisons, this loss {'can' if clear else 'cannot'} be told from 0."
         found.append(Finding("Largest loss", text))
     return found
 
@@ -194,19 +191,12 @@ def _doubts(results: Results, frame: pd.DataFrame) -> list[Finding]:
         if most == 1:
             parts.append("There is one seed: intervals are from test examples alone, and another seed may change more.")
         else:
-            parts.append(f"Intervals are over at most {_many(most, 'seed')}.")
-        if "verdict" in known:
-            parts.append(f"What counts as told in the matrix is corrected for {_many(count, 'comparison')}.")
-        else:
-            chance = f"about {0.05 * count:.0f} of the {count} intervals in the matrix"
-            parts.append(f"If nothing differed at all, {chance} would still exclude 0.")
+            examples = " and of test examples" if (known["examples"] > 0).any() else ", not of test examples"
+            parts.append(f"Intervals in the matrix are of at most {_many(most, 'seed')}{examples}.")
+        parts.append(f"What counts as told in the matrix is corrected for {_many(count, 'comparison')}.")
     if missing := len(frame) - len(known):
         parts.append(f"{_many(missing, 'cell')} of the matrix {'is' if missing == 1 else 'are'} missing.")
     return [Finding("Doubt", " ".join(parts))]
-
-
-def _how_told(cells: pd.DataFrame) -> str:
-    return " (corrected for the number of comparisons)" if "verdict" in cells else " (95% interval excludes 0)"
 
 
 def _overlaps_best(within: pd.DataFrame, best: str, other: str) -> bool:

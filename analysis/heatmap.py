@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.contrasts import told
+from analysis.contrasts import told, with_all_sources
 from analysis.labels import main_metric, task_label
 from analysis.study import Study
 from analysis.tables import MISSING, number
@@ -63,7 +63,7 @@ def heat_panels(frame: pd.DataFrame, study: Study) -> list[HeatPanel]:
         study: The study's outline.
     """
     frame = frame[frame["metric"] == frame["task"].map(main_metric)]
-    frame = frame.assign(told=told(frame))
+    frame = with_all_sources(frame).assign(told=told(frame))
     furthest = max(1.0, frame["difference"].abs().max())  # a study without interference looks pale
     variants = [variant for variant in study.variants if variant in set(frame["variant"])]
     panels = []

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import sections
+from analysis.contrasts import with_all_sources
 from analysis.figures import png
 from analysis.findings import findings
 from analysis.heatmap import heat_panels
@@ -33,7 +34,7 @@ def report_page(results: Results, parts: list[PaperPart] | None = None, comparis
         parts: Tables and figures in the paper's layout; by default, those that the study has.
         comparison: The study beside the paper, as text; "": not asked for.
     """
-    interference = results.interference()
+    interference = with_all_sources(results.interference())
     context = {
         "name": results.study.name,
         "description": results.study.configuration.get("description", ""),
@@ -41,7 +42,6 @@ def report_page(results: Results, parts: list[PaperPart] | None = None, comparis
         "findings": findings(results),
         "panels": heat_panels(interference, results.study) if interference["difference"].notna().any() else [],
         "intervals": bool(interference["low"].notna().any()),
-        "corrected": ", corrected for the number of comparisons" if "verdict" in interference else "",
         "comparison": comparison,
         "tradeoff": sections.tradeoff(results),
         "transfer": sections.transfer_table(results),

@@ -59,7 +59,7 @@ def test_sentences_follow_the_numbers(chosen_scores: Callable, study: Study) -> 
     assert "50% of what joint loses" in found["Mending"]
     assert "No variant transfers better than joint" in found["Transfer"]
     assert found["Trade-off"].endswith("Better within language at the price of transfer: ffn.")
-    assert "at most 3 seeds" in found["Doubt"]
+    assert "at most 3 seeds, not of test examples" in found["Doubt"]
 
 
 def test_sentences_turn_with_the_sign(chosen_scores: Callable, study: Study) -> None:
