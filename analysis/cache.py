@@ -25,7 +25,7 @@ from analysis.scores import SCHEMA, score_table
 from analysis.study import STUDY_TAG
 from analysis.tracking import STALE, connect, database_file, find_experiment, read_pages, read_runs
 from raylab import logged_sweeps
-from raylab.data.atomic import atomic_path
+from raylab.atomic import atomic_path
 from raylab.hashing import fingerprint
 from raylab.logged_sweeps import Note
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from analysis.study import Study
+import yaml
+
+from analysis.labels import in_variant_order
 from raylab.errors import InputError
+
+if TYPE_CHECKING:
+    from analysis.study import Study
 
 
 def sweep_command(study: Study, variants: Iterable[str] = ()) -> str:
@@ -22,20 +28,33 @@ def sweep_command(study: Study, variants: Iterable[str] = ()) -> str:
         variants: Variants to run beside those that the study has.
 
     Example:
+        >>> from analysis.study import Study
         >>> sweep_command(Study("variants-pocket", (("en", "hi"),), ("mono", "joint"), ("ner",)))
         'python -m raylab.sweep variants --sizing pocket'
     """
     lacking = [variant for variant in variants if variant not in study.variants]
     name, sizing = _origin(study.name)
-    words = ["python", "-m", "raylab.sweep", name or f"{study.name}.yaml"]
+    words = ["python -m raylab.sweep", shlex.quote(name or f"{study.name}.yaml")]
     if sizing:
-        words += ["--sizing", sizing]
-    changed = dict(_changes(study, name, sizing)) if name else {}
+        words += ["--sizing", shlex.quote(sizing)]
+    changed = dict(_changes(name, sizing, json.dumps(study.configuration))) if name and study.configuration else {}
     if lacking:
-        changed["variants"] = [*study.configuration.get("variants", study.variants), *lacking]
+        changed["variants"] = in_variant_order([*study.variants, *lacking])
     for path, value in changed.items():
-        words += ["--set", f"{path}={json.dumps(value, ensure_ascii=False)}"]
-    return shlex.join(words)
+        words += ["--set", _quoted(f"{path}={_yaml(value)}")]
+    return " ".join(words)
+
+
+def _yaml(value: Any) -> str:
+    """A value in one line of YAML; a number's text in JSON is one that the sweep reads back whole."""
+    if isinstance(value, float):
+        return json.dumps(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True).split("\n")[0]
+
+
+def _quoted(word: str) -> str:
+    """As a word of a shell's command, in double quotes where they will do."""
+    return shlex.quote(word) if set(word) & set('"$`\\!') or word == shlex.quote(word) else f'"{word}"'
 
 
 def _origin(study: str) -> tuple[str | None, str | None]:
@@ -50,18 +69,17 @@ def _origin(study: str) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _changes(study: Study, name: str, sizing: str | None) -> Iterator[tuple[str, Any]]:
+@cache
+def _changes(name: str, sizing: str | None, configuration: str) -> list[tuple[str, Any]]:
+    """Paths and values of the fields in which a study, as JSON, differs from the file that it came from."""
     from raylab.study import load_study, validate
 
-    if not study.configuration:
-        return
     try:
         shipped = load_study(name, sizing=sizing).model_dump(mode="json")
-        run = validate(study.configuration, study.name).model_dump(mode="json")
+        run = validate(json.loads(configuration), name).model_dump(mode="json")
     except InputError:
-        return  # of an earlier version of raylab
-    for section, fields in run.items():
-        yield from _differing(shipped[section], fields, section)
+        return []  # of an earlier version of raylab
+    return [change for section, fields in run.items() for change in _differing(shipped[section], fields, section)]
 
 
 def _differing(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -169,7 +169,7 @@ def comparison_text(results: Results) -> str:
     for number in frame["table"].unique():
         parts.append(f"Table {number}: {paper.TITLES[number]}; the paper's in brackets")
         parts.append(_side_by_side(results.layout_of_paper(number), frame[frame["table"] == number]))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _agreement_text(frame: pd.DataFrame) -> str:
@@ -215,7 +215,7 @@ def _agreement_text(frame: pd.DataFrame) -> str:
         means = means.rename(columns={"languages": "mean over languages", "averages": "of averages"})
         means.columns.name = None
         parts.append(f"Order of the variants, Kendall's tau with the paper's\n\n{tables.text(means, 2)}")
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _side_by_side(layout: paper.Layout, frame: pd.DataFrame) -> str:
@@ -240,7 +240,7 @@ def _side_by_side(layout: paper.Layout, frame: pd.DataFrame) -> str:
         }
         shown = pd.DataFrame(pairs, index=ours.index)
         parts.append(tables.text(shown[ours[task].notna().any(axis=1)], blocks=True))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _title(results: Results) -> str:

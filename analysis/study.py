@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from analysis.command import sweep_command
 from analysis.labels import in_variant_order
 
 STUDY_TAG = "raylab.study"
@@ -52,19 +53,12 @@ class Study:
         return "-".join(languages)
 
     def command(self, variants: Iterable[str] = ()) -> str:
-        """The command that runs what is missing of the study.
+        """The command that runs what is missing of the study; see `analysis.command.sweep_command`.
 
         Args:
             variants: Variants that are needed; those that the study does not have are added to its own.
         """
-        from raylab.study import known_studies  # its configuration classes take a third of a second
-
-        name, extra = self.name, [variant for variant in variants if variant not in self.variants]
-        base, dash, sizing = name.rpartition("-")
-        if dash and base in known_studies():  # the sweep names a study's sizing so
-            name = f"{base} --sizing {sizing}"
-        added = f' --set "variants=[{", ".join(in_variant_order([*self.variants, *extra]))}]"' if extra else ""
-        return f"python -m raylab.sweep {name}{added}"
+        return sweep_command(self, variants)
 
 
 def read_study(name: str, tag: str | None, scores: pa.Table) -> Study:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raylab.data.atomic import atomic_path
+from raylab.atomic import atomic_path
 from raylab.search.cost import Estimator, Remaining
 from raylab.search.graph import ENDED, JobGraph, State
 from raylab.search.plan import Job

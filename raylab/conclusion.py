@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
 
-MOST_PREDICTIONS_READ = 500
+MOST_PREDICTIONS_READ = 200
 """Jobs whose predictions the end of a sweep reads, some milliseconds each; with more, the report accounts for test
 examples, and the table for seeds alone."""
 

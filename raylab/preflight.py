@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
+from raylab.atomic import atomic_path
 from raylab.config import StudyConfig
-from raylab.data.atomic import atomic_path
 from raylab.data.source import Source
 from raylab.errors import InputError
 from raylab.search.plan import Job

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pandas as pd
 import pyarrow as pa
 
-from analysis.command import sweep_command
 from analysis.interference import Place, SeedScores
 from analysis.labels import main_metric
 from analysis.paper.layouts import Layout
@@ -38,7 +37,7 @@ def missing_jobs(layout: Layout, best: pd.DataFrame, study: Study, runs: pa.Tabl
     states = dict(_states(runs)) if runs is not None else {}
     missing = [cell for cell in layout.cells if cell.metric == main_metric(cell.task) and not scores_of(cell, scores)]
     lacking = list(dict.fromkeys(cell.variant for cell in missing if cell.variant not in study.variants))
-    own_command, longer_command = (sweep_command(study, variants) for variants in ((), lacking))
+    own_command, longer_command = (study.command(variants) for variants in ((), lacking))
     rows = []
     for cell in missing:
         place = cell.place(study)

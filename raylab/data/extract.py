@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from raylab.atomic import atomic_path, locked
 from raylab.config import TextOptions
-from raylab.data.atomic import atomic_path, locked
 from raylab.data.location import TextFile, digest_of
 from raylab.data.readers import Reading, read_records, split_lines
 from raylab.data.sentences import SENTENCES_VERSION, normalize, split_all

@@ -19,8 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
+from raylab.atomic import atomic_path, remove_leftovers
 from raylab.config import PrepareJob
-from raylab.data.atomic import atomic_path, remove_leftovers
 from raylab.data.corpus import SPLITS, Corpus, Reading, open_corpus
 from raylab.data.encoding import StoreEncoder
 from raylab.data.extract import extract

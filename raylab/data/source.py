@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from raylab.atomic import atomic_path
 from raylab.config import DataConfig
-from raylab.data.atomic import atomic_path
 from raylab.data.labelled import SPLITS, Datasets, Labelled, find_datasets, fingerprint_datasets
 from raylab.data.location import (
     TextFile,

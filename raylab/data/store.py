@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raylab.data.atomic import atomic_path
+from raylab.atomic import atomic_path
 
 _CHUNK_TOKENS = 1 << 20
 _ROWS_AT_ONCE = 4096

@@ -19,7 +19,7 @@ import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
-from raylab.data.atomic import atomic_path
+from raylab.atomic import atomic_path
 from raylab.errors import InputError
 
 SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")  # in a model trained here, their ids are their places here

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from raylab.data.atomic import atomic_path
+from raylab.atomic import atomic_path
 from raylab.errors import InputError, one_line
 from raylab.model import hub, xlm_tokenizer
 from raylab.model.encoder import MODEL_TYPE

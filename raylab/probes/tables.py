@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raylab.data.atomic import atomic_path
+from raylab.atomic import atomic_path
 
 COSINES = pa.schema(
     [

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from raylab.atomic import atomic_path
 from raylab.config import ADAPTER_VARIANTS, FinetuneJob, ModelConfig, PretrainJob
 from raylab.config.probes import ProbeJob
-from raylab.data.atomic import atomic_path
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
 

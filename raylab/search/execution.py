@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from raylab.data.atomic import locked
+from raylab.atomic import locked
 from raylab.data.source import Source
 from raylab.model.matmul import use_widest_matmul
 from raylab.search.disk import DiskFullError, full_disk_said

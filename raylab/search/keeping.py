@@ -6,8 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
+from raylab.atomic import atomic_path
 from raylab.config import KeepConfig
-from raylab.data.atomic import atomic_path
 from raylab.search.plan import Job
 from raylab.search.storage import ERROR, PRUNED, RECORD, Storage
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raylab.data.atomic import atomic_path, locked
+from raylab.atomic import atomic_path, locked
 from raylab.errors import InputError
 from raylab.hashing import fingerprint
 from raylab.search.copies import make_room, use_only

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from fsspec.core import url_to_fs
 
-from raylab.data.atomic import atomic_path
+from raylab.atomic import atomic_path
 from raylab.data.location import remedy
 from raylab.errors import InputError, one_line
 from raylab.search.disk import DiskFullError, full_disk_said

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raylab.data.atomic import atomic_path, make_durable
+from raylab.atomic import atomic_path, make_durable
 from raylab.data.location import is_url
 from raylab.errors import InputError
 from raylab.search.disk import full_disk_said

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from raylab.data.atomic import atomic_path
+from raylab.atomic import atomic_path
 from raylab.search.object_store import ObjectStore, version_of
 
 _VERSIONS = ".versions.json"  # of the files in the store that those here were copied to, or from

@@ -21,7 +21,7 @@ from typing import Any
 import raylab.data.labelled
 import raylab.data.tokenizer
 import raylab.tasks
-from raylab.data.atomic import atomic_path, locked
+from raylab.atomic import atomic_path, locked
 from raylab.data.labelled import Labelled
 from raylab.data.tokenizer import Tokenizer
 from raylab.errors import InputError

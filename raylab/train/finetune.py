@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from raylab import hashing
+from raylab.atomic import atomic_path
 from raylab.config import FinetuneJob
-from raylab.data.atomic import atomic_path
 from raylab.data.labelled import Labelled
 from raylab.errors import InputError
 from raylab.model import load_encoder

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from raylab.atomic import atomic_path
 from raylab.config import CONFLICT_VARIANTS, PretrainJob
-from raylab.data.atomic import atomic_path
 from raylab.data.prepare import Prepared
 from raylab.data.sampling import language_probabilities, sample_language
 from raylab.model import Encoder, save_tokenizer

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from raylab.data.atomic import atomic_path, locked
+from raylab.atomic import atomic_path, locked
 from raylab.data.tokenizer import Tokenizer
 from raylab.errors import InputError
 from raylab.heartbeat import beat

@@ -90,6 +90,14 @@ def test_the_comparison_as_text(small: analysis.Results) -> None:
     assert "Models here" not in text
 
 
+def test_a_study_of_mono_alone_has_nothing_to_agree_with(chosen_scores: Make) -> None:
+    cells = {("mono", "hi", "ner", "hi", "hi"): {0: 60.0}}
+    text = comparison_text(results_of(chosen_scores(cells), Study("alone", (("en", "hi"),), ("mono",), ("ner",))))
+    assert "60.0 (89.1)" in text
+    assert "signs" not in text.replace("compare signs and order", "")
+    assert "\n\n\n" not in text
+
+
 def test_the_text_says_what_differs(small: analysis.Results) -> None:
     configuration = {
         "model": {"num_layers": 2, "dim": 128},

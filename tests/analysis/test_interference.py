@@ -211,8 +211,8 @@ def test_missing_baseline_is_named_with_the_command_that_runs_it(chosen_scores: 
         ("joint", "en-fr", "ner", "fr", "fr"): {0: 3.0},
     }
     for variants, command in (
-        (("mono", "joint"), "python -m raylab.sweep s"),
-        (("joint",), 'python -m raylab.sweep s --set "variants=[mono, joint]"'),
+        (("mono", "joint"), "python -m raylab.sweep s.yaml"),
+        (("joint",), 'python -m raylab.sweep s.yaml --set "variants=[mono, joint]"'),
     ):
         study = Study("s", (("en", "fr"),), variants, ("ner",))
         frame = interference(chosen_scores(cells), study).set_index("language")
@@ -224,7 +224,7 @@ def test_missing_baseline_is_named_with_the_command_that_runs_it(chosen_scores: 
 def test_command_names_the_sizing_of_a_study_that_comes_with_raylab() -> None:
     study = Study("variants-pocket", (("en", "fr"),), ("mono",), ("ner",))
     assert study.command() == "python -m raylab.sweep variants --sizing pocket"
-    assert Study("my-study", (("en", "fr"),), ("mono",), ("ner",)).command() == "python -m raylab.sweep my-study"
+    assert Study("my-study", (("en", "fr"),), ("mono",), ("ner",)).command() == "python -m raylab.sweep my-study.yaml"
 
 
 def test_recovery_is_the_share_of_the_loss_that_comes_back() -> None:
@@ -316,7 +316,7 @@ def test_average_of_a_variant_that_lacks_a_cell_is_none(results: analysis.Result
     frame = results.averages().set_index(["over", "task", "variant"])
     row = frame.loc["targets", "ner", "adapter"]
     assert math.isnan(row["difference"])
-    assert row["reason"] == "1 of 2 cells are missing; python -m raylab.sweep toy"
+    assert row["reason"] == "1 of 2 cells are missing; python -m raylab.sweep toy.yaml"
     row = frame.loc["targets", "ner", "joint"]
     # French: 1 and 2; Hindi: -2 and -2.
     assert (row["difference"], row["cells"], row["seeds"]) == (-0.25, 2, 2)

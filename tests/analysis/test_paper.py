@@ -211,7 +211,7 @@ def test_missing_cells_have_the_job_that_would_fill_them() -> None:
     *words, assignment = shlex.split(longer)
     assert words == ["python", "-m", "raylab.sweep", "variants", "--set"]
     # All at once: one sweep after the other would mark the runs of the first as stale.
-    names = ["mono", "joint", "meta_adapter", "ffn", "attn", "adapter", "shared_adapter"]
+    names = ["mono", "joint", "ffn", "attn", "adapter", "shared_adapter", "meta_adapter"]
     assert load_study("variants", [assignment]).variants == tuple(names)
 
 

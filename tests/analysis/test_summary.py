@@ -88,7 +88,7 @@ def test_text_of_the_known_study(results: analysis.Results) -> None:
         "~ cannot be told from zero: p > 0.05, adjusted for 11 comparisons by Holm's method.",
         "Without a mark: can be told from zero.",
         "Accounted for: other seeds (from 2 seeds); not other test examples: /storage is out of reach.",
-        "Missing (3 cells): no score of adapter on en; python -m raylab.sweep toy",
+        "Missing (3 cells): no score of adapter on en; python -m raylab.sweep toy.yaml",
         "",
         "Zero-shot transfer",
         "Test score in percent, finetuned on the source language and tested on the language.",
@@ -163,7 +163,7 @@ def test_text_and_summaries_without_mono(chosen_scores: Make, store: str) -> Non
     results = results_of(chosen_scores(cells), study, store)
     text = analysis.interference_text(results)
     assert text.startswith("Negative interference, study small: not known")
-    assert 'python -m raylab.sweep small --set "variants=[mono, joint]"' in text
+    assert 'python -m raylab.sweep small.yaml --set "variants=[mono, joint]"' in text
     assert "40.0" in text
     (summary,) = analysis.summarise(results)
     assert summary["metrics"] == {"zero_shot/ner/f1/fr": 40.0, "zero_shot/mean": 40.0}

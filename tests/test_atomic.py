@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raylab.data.atomic import atomic_path
+from raylab.atomic import atomic_path
 
 
 def test_appears_at_the_end(tmp_path: Path) -> None:
