@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,10 @@ _MONO = ("#8C8C8C", "h")
 _DIVERGING = "RdBu_r"
 _MISSING_COLOUR = "#E6E6E6"
 _DOTS_PER_INCH = 200
+_WITHOUT_DATE: dict[str, dict[str, None]] = {
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 
 
 def interference_heatmap(frame: pd.DataFrame, study: Study) -> Figure:
@@ -124,8 +130,19 @@ def variant_style(variant: str) -> tuple[str, str]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    """Write a figure as what its name ends in (png, svg, pdf); of the same data always the same file."""
+    if path.suffix == ".png":
+        path.write_bytes(png(figure))
+    else:
+        figure.savefig(path, metadata=_WITHOUT_DATE[path.suffix])
+
+
+@lru_cache(maxsize=16)
+def png(figure: Figure) -> bytes:
+    """A figure as PNG, drawn once for the file and the page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _draw_cells(

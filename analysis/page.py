@@ -1,76 +1,113 @@
-"""One HTML page with a study's tables and figures, whole in itself."""
+"""One HTML page with all that a study gave, whole in itself: no script, no font and no picture from elsewhere."""
 
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from analysis.results import Results
-from analysis.summary import interference_text, searched_recipes
+from analysis import sections
+from analysis.contrasts import with_all_sources
+from analysis.figures import png
+from analysis.findings import findings
+from analysis.heatmap import heat_panels
+from analysis.paper_parts import PaperPart, paper_parts
 from analysis.tables import MISSING, number
 
-_CAPTIONS = {
-    "interference.png": "Mono minus each model, within language: red is interference, blue a gain.",
-    "tradeoff.png": "Within language against zero-shot; bars are standard deviations over seeds, the line is mono.",
-}
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.15rem 0.6rem; text-align: right; border: none; }
-tbody th { text-align: left; font-weight: normal; vertical-align: top; }
-thead { border-bottom: 1px solid #888; }
-figure { margin: 1rem 0; }
-img { max-width: 100%; }
-pre, .wide { overflow-x: auto; }
-"""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from analysis.results import Results
 
 
-def report_page(results: Results, images: Sequence[Path]) -> str:
+def report_page(results: Results, parts: list[PaperPart] | None = None, comparison: str = "") -> str:
     """The page's HTML.
 
     Args:
         results: The study's results.
-        images: PNG files to embed, in their order.
+        parts: Tables and figures in the paper's layout; by default, those that the study has.
+        comparison: The study beside the paper, as text; "": not asked for.
     """
-    name = html.escape(results.study.name)
-    figures = "\n".join(_figure(image) for image in images)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>{name}: negative interference</title><style>{_STYLE}</style></head>
-<body>
-<h1>Study {name}</h1>
-<pre>{html.escape(interference_text(results))}</pre>
-{figures}
-<h2>In the layout of the paper's Table 2</h2>
-<p>Test scores in percent, means over seeds; averages are computed from the columns at their left.</p>
-{_table(results.table_of_paper(2))}
-{_recipes(results)}
-</body>
-</html>
-"""
+    interference = with_all_sources(results.interference())
+    context = {
+        "name": results.study.name,
+        "description": results.study.configuration.get("description", ""),
+        "facts": sections.facts(results),
+        "findings": findings(results),
+        "panels": heat_panels(interference, results.study) if interference["difference"].notna().any() else [],
+        "intervals": bool(interference["low"].notna().any()),
+        "comparison": comparison,
+        "tradeoff": sections.tradeoff(results),
+        "transfer": sections.transfer_table(results),
+        "paper": paper_parts(results) if parts is None else parts,
+        "curves": sections.curves(results),
+        "probes": sections.probes(results),
+        "search": sections.search(results),
+        "cost": sections.cost(results),
+        "failures": sections.failures(results),
+        "provenance": sections.provenance(results),
+    }
+    return _environment().get_template("report.html").render(context)
 
 
-def _figure(image: Path) -> str:
-    data = base64.b64encode(image.read_bytes()).decode("ascii")
-    caption = html.escape(_CAPTIONS[image.name])
-    return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, decimals: int = 1) -> Markup:
+    """A frame as a table that scrolls inside its box, with headings that a screen reader can tell.
+
+    Args:
+        frame: Columns of numbers and strings; missing values are dashes.
+        caption: What it shows.
+        index: Whether the index's levels are shown, as headings of the rows.
+        decimals: Digits after the point of real numbers.
+    """
+    content = frame.to_html(
+        index=index,
+        border=0,
+        na_rep=MISSING,
+        float_format=lambda value: number(value, decimals),
+        index_names=False,
+        classes="table",
+        justify="unset",
     )
+    head, rule, body = content.partition("</thead>")
+    head = re.sub(r"<th colspan", '<th scope="colgroup" colspan', head)
+    head = re.sub(r"<th(?![a-z]| scope)", '<th scope="col"', head)
+    body = re.sub(r"<th(?![a-z])", '<th scope="row"', body)
+    text = re.sub(r'<th scope="col"( colspan="\d+")?></th>', r"<td\1></td>", head) + rule + body
+    for level in frame.index.names[::-1] if index else ():
+        before, blank, after = text.partition("</thead>")[0].rpartition("<td></td>")
+        if level and blank:
+            text = f"{before}<td>{Markup.escape(str(level))}</td>{after}</thead>{text.partition('</thead>')[2]}"
+    if caption:
+        text = text.replace("<thead>", f"<caption>{Markup.escape(caption)}</caption><thead>", 1)
+    return Markup(f'<div class="wide" tabindex="0" role="region" aria-label="{Markup.escape(caption)}">{text}</div>')
 
 
-def _recipes(results: Results) -> str:
-    recipes = searched_recipes(results)
-    if recipes.empty:
-        return ""
-    return f"""<h2>Pretraining recipes</h2>
-<p>Models that have several; mean dev scores in percent. The scores above are of the chosen one.</p>
-{_table(recipes, index=False)}"""
+def figure_html(figure: Figure, description: str) -> Markup:
+    """A figure as a PNG inside the page."""
+    data = base64.b64encode(png(figure)).decode("ascii")
+    return Markup(f'<img alt="{Markup.escape(description)}" src="data:image/png;base64,{data}">')
 
 
-def _table(frame: pd.DataFrame, *, index: bool = True) -> str:
-    content = frame.to_html(index=index, border=0, na_rep=MISSING, float_format=number, index_names=False)
-    return f'<div class="wide">{content}</div>'
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("analysis", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: Mapping[str, Callable[..., Any]] = {
+        "number": number,
+        "table": table_html,
+        "figure": figure_html,
+        "svg": lambda text: Markup(text),
+    }
+    environment.filters.update(filters)
+    return environment

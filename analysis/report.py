@@ -1,21 +1,43 @@
-"""`python -m analysis.report STUDY`: a study's tables, figures and a page with all of them."""
+"""`python -m analysis.report STUDY`: a study's tables, figures and a page with all of them, in files and in MLflow."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pyarrow.parquet
 import yaml
+from mlflow.exceptions import MlflowException
 
 from analysis import figures, page, tables
+from analysis.findings import findings
+from analysis.paper_parts import PaperPart, paper_parts
+from analysis.publication import publish
 from analysis.results import Results, load
 from analysis.summary import interference_text, searched_recipes
 from analysis.tradeoff import tradeoff
 from raylab.errors import InputError
 
 BAD_INPUT = 2
+
+_TABLE_FORMATS: dict[str, Callable[[pd.DataFrame], str]] = {
+    "csv": tables.csv,
+    "md": lambda frame: tables.markdown(frame) + "\n",
+    "txt": lambda frame: tables.text(frame) + "\n",
+    "tex": lambda frame: tables.latex(frame) + "\n",
+}
+_FIGURE_FORMATS = ("png", "svg", "pdf")
+FORMATS = (*_TABLE_FORMATS, *_FIGURE_FORMATS)
+DEFAULT_FORMATS = ("csv", "md", "png")
+
+# Names, without endings, of all that a report may write: what an earlier one left of them would pass for this one's.
+_NAMES = ["report", "summary", "comparison", "interference", "transfer", "tradeoff", "recipes"]
+_NAMES += [f"table{number}" for number in range(2, 8)] + [f"figure{number}" for number in range(1, 5)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,19 +48,56 @@ def main(arguments: list[str] | None = None) -> int:
         "--tracking-uri", metavar="URI", help="MLflow (default: MLFLOW_TRACKING_URI, else runs/mlflow.db)"
     )
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder to write (default: runs/reports/STUDY)")
+    parser.add_argument(
+        "--format",
+        metavar="NAMES",
+        help=f"joined by commas: {', '.join(_TABLE_FORMATS)} for tables, {', '.join(_FIGURE_FORMATS)} for figures, "
+        f"or all (default: {','.join(DEFAULT_FORMATS)})",
+    )
+    parser.add_argument("--compare-paper", action="store_true", help="set each value beside the paper's")
+    parser.add_argument("--no-mlflow", action="store_true", help="only write files, nothing into MLflow")
     options = parser.parse_args(arguments)
     try:
+        formats = chosen_formats(options.format)
         results = load(study_name(options.study), options.tracking_uri)
+        comparison = comparison_text(results) if options.compare_paper else ""
         folder = options.output or Path("runs", "reports", results.study.name)
-        files = write_report(results, folder)
+        files = write_report(results, folder, formats, comparison)
     except InputError as error:
         print(f"raylab: {error}", file=sys.stderr)
         return BAD_INPUT
     print(report_text(results))
+    if comparison:
+        print(f"\n{comparison}")
     print("\nFiles")
     for file in files:
         print(f"  {file}")
+    if options.no_mlflow:
+        return 0
+    try:
+        place = publish(results, files)
+    except (MlflowException, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"raylab: the files are written, but MLflow did not take them ({reason[:300]})", file=sys.stderr)
+        return 1
+    print(f"\nIn MLflow, as artifacts of the run `report` of the experiment {results.study.name}\n  {place}")
     return 0
+
+
+def chosen_formats(names: str | None) -> tuple[str, ...]:
+    """The formats that `--format` names.
+
+    Raises:
+        InputError: If there is one that does not exist.
+    """
+    if names is None:
+        return DEFAULT_FORMATS
+    chosen = tuple(dict.fromkeys(name.strip().lower() for name in names.split(",") if name.strip()))
+    if chosen == ("all",):
+        return FORMATS
+    if unknown := [name for name in chosen if name not in FORMATS]:
+        raise InputError(f"--format {names}: there is no format {unknown[0]!r}; there are {', '.join(FORMATS)}, or all")
+    return chosen
 
 
 def study_name(name_or_path: str) -> str:
@@ -62,12 +121,22 @@ def study_name(name_or_path: str) -> str:
     return content["study"]
 
 
+def comparison_text(results: Results) -> str:
+    """The study beside the paper, as text.
+
+    Raises:
+        InputError: If the two have no score in common.
+    """
+    from analysis import comparison
+
+    return str(comparison.comparison_text(results))
+
+
 def report_text(results: Results) -> str:
-    """The report's tables for a terminal."""
-    parts = [
-        interference_text(results),
-        f"In the layout of the paper's Table 2\n\n{tables.text(results.table_of_paper(2))}",
-    ]
+    """The report's findings and tables for a terminal."""
+    parts = ["\n".join(f"{finding.topic}: {finding.text}" for finding in findings(results)), interference_text(results)]
+    with contextlib.suppress(InputError):  # the study has nothing that belongs into it
+        parts.append(f"In the layout of the paper's Table 2\n\n{tables.text(results.table_of_paper(2), blocks=True)}")
     recipes = searched_recipes(results)
     if not recipes.empty:
         parts.append(
@@ -76,12 +145,16 @@ def report_text(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def write_report(results: Results, folder: Path) -> list[Path]:
-    """Write table2.md, table2.csv, interference.csv, scores.parquet, the figures that have data, and report.html.
+def write_report(
+    results: Results, folder: Path, formats: Collection[str] = DEFAULT_FORMATS, comparison: str = ""
+) -> list[Path]:
+    """Write report.html, summary.md, scores.parquet, and each table and figure that has data.
 
     Args:
         results: The study's results.
-        folder: Where to; made if missing, and files of these names are replaced.
+        folder: Where to; made if missing, and files of a report's names are replaced or, without data, deleted.
+        formats: Of tables and figures; of `FORMATS`.
+        comparison: The study beside the paper, as text; "": not asked for.
 
     Returns:
         The files, in the order of a reader's interest.
@@ -91,35 +164,63 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return _write(results, folder)
+        for name in _NAMES:
+            for ending in ("html", *FORMATS):
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
+        return _write(results, folder, formats, comparison)
     except OSError as error:
         raise InputError(f"{folder}: the report cannot be written there ({error.strerror})") from error
 
 
-def _write(results: Results, folder: Path) -> list[Path]:
-    interference = results.interference()
-    points = tradeoff(results.best(), results.study)
-    table = results.table_of_paper(2)
-    images = {}
-    if interference["difference"].notna().any():
-        images["interference.png"] = figures.interference_heatmap(interference, results.study)
-    if points["zero_shot"].notna().any():
-        images["tradeoff.png"] = figures.tradeoff_scatter(points, results.study)
-    for name in ("interference.png", "tradeoff.png"):
-        if name in images:
-            figures.save(images[name], folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)  # of an earlier report, which would pass for this one's
-    texts = {
-        "report.html": page.report_page(results, [folder / name for name in images]),
-        "table2.md": tables.markdown(table) + "\n",
-        "table2.csv": tables.csv(table),
-        "interference.csv": tables.csv(interference),
-    }
+def _write(results: Results, folder: Path, formats: Collection[str], comparison: str) -> list[Path]:
+    parts = paper_parts(results)
+    texts = {"report.html": page.report_page(results, parts, comparison), "summary.md": summary_markdown(results)}
+    if comparison:
+        texts["comparison.txt"] = comparison + "\n"
+    for name, frame in _frames(results, parts).items():
+        texts |= {f"{name}.{ending}": write(frame) for ending, write in _TABLE_FORMATS.items() if ending in formats}
     for name, content in texts.items():
         (folder / name).write_text(content, encoding="utf-8")
+    images = []
+    endings = [ending for ending in _FIGURE_FORMATS if ending in formats]
+    for name, figure in (_figures(results, parts) if endings else {}).items():
+        for ending in endings:
+            figures.save(figure, folder / f"{name}.{ending}")
+            images.append(f"{name}.{ending}")
     pyarrow.parquet.write_table(results.table, folder / "scores.parquet")
     return [folder / name for name in (*texts, *images, "scores.parquet")]
+
+
+def summary_markdown(results: Results) -> str:
+    """The findings, and the scores of interference and transfer, in Markdown."""
+    lines = [f"# Study {results.study.name}", ""]
+    lines += [f"- **{finding.topic}**: {finding.text}" for finding in findings(results)]
+    points = tradeoff(results.best(), results.study)[["task", "variant", "within", "zero_shot", "targets"]]
+    if not points.empty:
+        lines += ["", "Test scores in percent, means over target languages and seeds:", ""]
+        lines.append(tables.markdown(points))
+    return "\n".join(lines) + "\n"
+
+
+def _frames(results: Results, parts: list[PaperPart]) -> dict[str, pd.DataFrame]:
+    frames = {part.file: part.table for part in parts if part.table is not None}
+    others = {
+        "interference": results.interference(),
+        "transfer": results.transfer(),
+        "recipes": searched_recipes(results),
+    }
+    return frames | {name: frame for name, frame in others.items() if not frame.empty}
+
+
+def _figures(results: Results, parts: list[PaperPart]) -> dict[str, Any]:
+    drawn: dict[str, Any] = {part.file: part.figure for part in parts if part.figure is not None}
+    interference = results.interference()
+    if interference["difference"].notna().any():
+        drawn["interference"] = figures.interference_heatmap(interference, results.study)
+    points = tradeoff(results.best(), results.study)
+    if points["zero_shot"].notna().any():
+        drawn["tradeoff"] = figures.tradeoff_scatter(points, results.study)
+    return drawn
 
 
 if __name__ == "__main__":

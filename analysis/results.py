@@ -182,6 +182,16 @@ class Results:
 
         return histories(self._client, run_ids, metric)
 
+    @property
+    def tracking_uri(self) -> str:
+        """Address of the MLflow store."""
+        return self._address
+
+    def chosen_recipes(self) -> dict[tuple[str, str], str]:
+        """The chosen pretraining recipe by variant and model's languages."""
+        chosen = self._recipes.loc[self._recipes["chosen"], [*selection.MODEL, "recipe"]]
+        return {(variant, languages): recipe for variant, languages, recipe in chosen.itertuples(index=False)}
+
     def filter(self, **conditions: Any) -> Results:
         """The results of a part of the study: what is asked of them is asked of that part.
 

@@ -39,7 +39,8 @@ def summarise(results: Results) -> list[dict[str, Any]]:
         those of its languages' models, joined by commas where they differ), `params` (the recipe's pretraining
         parameters; of mono, those that its models share) and `metrics`: within/TASK/METRIC/LANGUAGE,
         zero_shot/TASK/METRIC/LANGUAGE (percent), within/mean and zero_shot/mean (of main metrics, over tasks and
-        languages) and interference/TASK/LANGUAGE (mono minus the variant in the main metric, percentage points).
+        languages), interference/TASK/LANGUAGE (mono minus the variant in the main metric, percentage points) and
+        interference/mean (over tasks and languages).
         What is missing is left out.
     """
     study, best = results.study, results.best()
@@ -80,17 +81,26 @@ def searched_recipes(results: Results) -> pd.DataFrame:
 def _mean_scores(scores: pd.DataFrame) -> dict[str, float]:
     place = ["setting", "task", "metric", "eval_language"]
     means = scores.groupby(place)["value"].mean().dropna().reset_index()
-    metrics = {"/".join(names): float(value) for *names, value in means[[*place, "value"]].itertuples(index=False)}
-    for setting, value in _main_rows(means).groupby("setting")["value"].mean().items():
-        metrics[f"{setting}/mean"] = float(value)
+    # The means first: MLflow's compare view begins with the first metric that all runs have.
+    metrics = {
+        f"{setting}/mean": float(value)
+        for setting, value in _main_rows(means).groupby("setting")["value"].mean().items()
+    }
+    for *names, value in means[[*place, "value"]].itertuples(index=False):
+        metrics["/".join(names)] = float(value)
     return metrics
 
 
 def _differences(frame: pd.DataFrame) -> dict[str, float]:
     known = _main_rows(frame).dropna(subset="difference")
+    if known.empty:
+        return {}
     return {
-        f"interference/{task}/{language}": float(value)
-        for task, language, value in known[["task", "language", "difference"]].itertuples(index=False)
+        "interference/mean": float(known["difference"].mean()),
+        **{
+            f"interference/{task}/{language}": float(value)
+            for task, language, value in known[["task", "language", "difference"]].itertuples(index=False)
+        },
     }
 
 

@@ -1,18 +1,25 @@
-"""What the analysis takes: `python -m benchmarks.analysis [--sections bootstrap] [--repeats 3]`.
+"""What the analysis takes: `python -m benchmarks.analysis [--sections bootstrap report] [--repeats 3]`.
 
 `bootstrap`: all the uncertainty of a whole study, made up in memory: intervals over seeds, 10,000 resamples of every
 test set, approximate randomisation, both sources together, recovery and averages, of NER, POS and QA in six languages,
 seven variants and three seeds. Beside it scipy's `bootstrap` of one difference, which is handed the same sums, times
 the differences there are.
+
+`report`: the whole report of a study of 5,000 finetuning runs, the first time and again.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,11 +30,13 @@ from analysis.examples import Examples, Outcomes
 from analysis.interference import interference, transfer
 from analysis.study import Study
 from analysis.uncertainty import RESAMPLES, ScoreDraws
+from benchmarks.synthetic_study import write_finetune_runs
 from benchmarks.training import print_table
 
 LANGUAGES = ("en", "fr", "ru", "ar", "hi", "sw")
 VARIANTS = ("mono", "joint", "ffn", "attn", "adapter", "shared_adapter", "meta_adapter")
 SEEDS = 3
+REPORTED_RUNS = 5000
 EXAMPLES = {"ner": 2000, "pos": 2000, "qa": 1000}
 METRICS = {"ner": ("f1",), "pos": ("f1", "accuracy"), "qa": ("f1", "em")}
 
@@ -129,7 +138,30 @@ def _timed(seconds: dict[str, list[float]], name: str, work: Callable[[], pd.Dat
     return found
 
 
-SECTIONS: dict[str, Callable[[int], None]] = {"bootstrap": bootstrap}
+def report(repeats: int) -> None:
+    """Seconds of `python -m analysis.report` on a made-up study of 5,000 finetuning runs: files, page, printed tables.
+
+    The whole command in a process of its own, imports included; `first` with an empty cache, `again` with a full one.
+    """
+    seconds: dict[str, list[float]] = {"first": [], "again": []}
+    with tempfile.TemporaryDirectory() as folder:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        runs = write_finetune_runs(uri, REPORTED_RUNS)
+        command = [sys.executable, "-m", "analysis.report", "synthetic", "--tracking-uri", uri, "--no-mlflow"]
+        for repeat in range(repeats):
+            environment = {**os.environ, "RAYLAB_CACHE": f"{folder}/cache{repeat}"}
+            for times in seconds.values():
+                start = time.perf_counter()
+                subprocess.run(
+                    [*command, "--output", f"{folder}/report"], env=environment, check=True, capture_output=True
+                )
+                times.append(time.perf_counter() - start)
+        size = Path(folder, "report", "report.html").stat().st_size
+    rows = [[name, f"{statistics.median(times):.1f}"] for name, times in seconds.items()]
+    print_table(f"The report of a study of {runs:,} runs ({size / 1e6:.1f} MB page)", ["", "seconds"], rows)
+
+
+SECTIONS: dict[str, Callable[[int], None]] = {"bootstrap": bootstrap, "report": report}
 
 
 def main() -> None:

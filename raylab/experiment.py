@@ -34,6 +34,8 @@ def find_or_make(client: MlflowClient, study: StudyConfig, artifacts: Path) -> s
     else:
         experiment = str(found.experiment_id)
     client.set_experiment_tag(experiment, "raylab.study", study.model_dump_json())
-    if study.description:
+    # What the report adds to the study's description stays, until the next report.
+    note = found.tags.get("mlflow.note.content", "") if found else ""
+    if study.description and not note.startswith(study.description):
         client.set_experiment_tag(experiment, "mlflow.note.content", study.description)
     return experiment

@@ -46,6 +46,7 @@ def test_summaries_of_the_known_study(results: analysis.Results) -> None:
             "zero_shot/pos/accuracy/fr": 62.5,
             "within/mean": (78.0 + 69.0 + 88.0 + 79.0) / 4,
             "zero_shot/mean": (50.5 + 60.5) / 2,
+            "interference/mean": 2.0,
             "interference/ner/en": 2.5,
             "interference/ner/fr": 1.5,
             "interference/pos/en": 2.5,
