@@ -30,6 +30,10 @@ def choose_grid_points(scores: pd.DataFrame) -> pd.DataFrame:
         of the eval language (what recipes are compared by); either may be NaN. No column `split`.
     """
     finetuned = scores[scores["task"] != "mlm"]
+    columns = [name for name in scores.columns if name != "split"]
+    columns.insert(columns.index("value"), "dev")
+    if finetuned.empty:  # pandas cannot merge texts of which there are none
+        return finetuned.reindex(columns=columns)
     choices = [*MODEL, "recipe", *CELL, "seed", "metric"]
     keys = [name for name in scores.columns if name not in ("split", "value")]
     dev = finetuned.loc[finetuned["split"] == "dev", [*keys, "value"]].rename(columns={"value": "dev"})
@@ -37,8 +41,6 @@ def choose_grid_points(scores: pd.DataFrame) -> pd.DataFrame:
     both = dev.merge(test, how="outer", on=keys, validate="one_to_one")
     ordered = both.sort_values(_GRID_ORDER, ascending=_GRID_ASCENDING, na_position="last", kind="stable")
     chosen = ordered.drop_duplicates(choices).sort_values(choices, kind="stable")
-    columns = [name for name in scores.columns if name != "split"]
-    columns.insert(columns.index("value"), "dev")
     return chosen[columns].reset_index(drop=True)
 
 

@@ -246,3 +246,15 @@ def test_the_runs_are_there_with_all_that_mlflow_holds(store: Store) -> None:
     assert {run["key"]: run["metrics"]["seconds"] for run in runs} == {"a": 1.5, "b": 1.5}
     assert {run["params"]["finetune.batch_size"] for run in runs} == {"16"}
     assert {run["tags"]["variant"] for run in runs} == {"joint"}
+
+
+def test_a_study_of_which_nothing_has_succeeded_has_no_scores(store: Store, tmp_path: Path) -> None:
+    study = validate({"study": "pair", "languages": [["en", "fr"]], "finetune": None}, "test")
+    tracker = Tracker(store.uri, study, tmp_path / "jobs", tmp_path / "artifacts")
+    tracker.failed(Job("pretrain", "p", CONFIG, (), LABELS), "it diverged", [])
+    tracker.close()
+    for _ in range(2):  # from MLflow, then from the cache
+        results = store.results()
+        assert results.best().empty
+        assert analysis.summarise(results) == []
+        assert results.runs["status"].to_pylist() == ["FAILED"]
