@@ -78,10 +78,13 @@ def recoveries(
         if moved is None:
             rows.append((1.0 - loss / full, _NAN, _NAN, note or "one seed, and no predictions: no interval"))
             continue
-        if np.mean(moved[1] * np.sign(full) <= 0.0) > (1.0 - level) / 2.0:
+        endless = np.mean(moved[1] * np.sign(full) <= 0.0) > (1.0 - level) / 2.0
+        with np.errstate(divide="ignore", invalid="ignore"):  # few examples: some draws are exactly zero
+            shares = 1.0 - moved[0] / moved[1]
+        (low,), (high,) = percentile_interval(np.where(np.isnan(shares), np.inf, shares)[None], level)
+        if endless or not np.isfinite([low, high]).all():
             rows.append((1.0 - loss / full, _NAN, _NAN, "the interval has no end: mono - joint may be nearly zero"))
             continue
-        (low,), (high,) = percentile_interval((1.0 - moved[0] / moved[1])[None], level)
         rows.append((1.0 - loss / full, float(low), float(high), note))
     return pd.DataFrame(rows, columns=columns)
 

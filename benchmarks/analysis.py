@@ -1,9 +1,12 @@
-"""What the analysis takes: `python -m benchmarks.analysis [--sections bootstrap report] [--repeats 3]`.
+"""What the analysis takes: `python -m benchmarks.analysis [--sections bootstrap load report] [--repeats 3]`.
 
 `bootstrap`: all the uncertainty of a whole study, made up in memory: intervals over seeds, 10,000 resamples of every
 test set, approximate randomisation, both sources together, recovery and averages, of NER, POS and QA in six languages,
 seven variants and three seeds. Beside it scipy's `bootstrap` of one difference, which is handed the same sums, times
 the differences there are.
+
+`load`: reading a study of 10,000 finetuning runs, the first time, again, and asking the
+results; beside it `mlflow.search_runs` on the same store.
 
 `report`: the whole report of a study of 5,000 finetuning runs, the first time and again.
 """
@@ -20,9 +23,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 from scipy import stats
 
 from analysis.averages import averages
@@ -37,6 +42,7 @@ LANGUAGES = ("en", "fr", "ru", "ar", "hi", "sw")
 VARIANTS = ("mono", "joint", "ffn", "attn", "adapter", "shared_adapter", "meta_adapter")
 SEEDS = 3
 REPORTED_RUNS = 5000
+LOADED_RUNS = 10_000
 EXAMPLES = {"ner": 2000, "pos": 2000, "qa": 1000}
 METRICS = {"ner": ("f1",), "pos": ("f1", "accuracy"), "qa": ("f1", "em")}
 
@@ -138,6 +144,46 @@ def _timed(seconds: dict[str, list[float]], name: str, work: Callable[[], pd.Dat
     return found
 
 
+def load(repeats: int) -> None:
+    """Seconds of `analysis.load` and of what one asks first, and of `mlflow.search_runs` on the same."""
+    import mlflow
+
+    import analysis
+
+    with tempfile.TemporaryDirectory() as folder:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        runs = write_finetune_runs(uri, LOADED_RUNS)
+        mlflow.set_tracking_uri(uri)
+        seconds: dict[str, list[float]] = {}
+
+        def timed(name: str, work: Callable[[], Any]) -> Any:
+            start = time.perf_counter()
+            found = work()
+            seconds.setdefault(name, []).append(time.perf_counter() - start)
+            return found
+
+        for repeat in range(repeats):
+            cache = f"{folder}/cache{repeat}"
+            results = timed("analysis.load, first", lambda: analysis.load("synthetic", uri, cache=cache))  # noqa: B023
+            time.sleep(2.5)  # as long as a file counts as just written to
+            timed("analysis.load, to note that nobody writes", lambda: analysis.load("synthetic", uri, cache=cache))  # noqa: B023
+            results = timed("analysis.load, again", lambda: analysis.load("synthetic", uri, cache=cache))  # noqa: B023
+            timed("best()", results.best)
+            timed("filter()", lambda: results.filter(task="ner", languages="en-fr"))  # noqa: B023
+            timed("compare()", lambda: results.compare("joint", "adapter", examples=False))  # noqa: B023
+            timed("history() of one job", lambda: _one_history(results))  # noqa: B023
+            timed("table.filter()", lambda: results.table.filter(pc.equal(results.table["split"], "test")))  # noqa: B023
+            timed("mlflow.search_runs", lambda: mlflow.search_runs(experiment_names=["synthetic"], max_results=50_000))
+    rows = [[name, f"{statistics.median(times):.3f}"] for name, times in seconds.items()]
+    print_table(f"A study of {runs:,} runs in SQLite", ["", "seconds"], rows)
+
+
+def _one_history(results: Any) -> pd.DataFrame:
+    (key,) = results.table["checkpoint"].slice(0, 1).to_pylist()
+    frame: pd.DataFrame = results.history("train/loss", key=key)
+    return frame
+
+
 def report(repeats: int) -> None:
     """Seconds of `python -m analysis.report` on a made-up study of 5,000 finetuning runs: files, page, printed tables.
 
@@ -161,7 +207,7 @@ def report(repeats: int) -> None:
     print_table(f"The report of a study of {runs:,} runs ({size / 1e6:.1f} MB page)", ["", "seconds"], rows)
 
 
-SECTIONS: dict[str, Callable[[int], None]] = {"bootstrap": bootstrap, "report": report}
+SECTIONS: dict[str, Callable[[int], None]] = {"bootstrap": bootstrap, "load": load, "report": report}
 
 
 def main() -> None:
