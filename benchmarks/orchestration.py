@@ -101,12 +101,10 @@ def many(count: int, folder: Path) -> list[str]:
 
 
 def again(options: list[str], folder: Path) -> None:
-    report = _sweep(folder / "again.json", *options)
+    report = _sweep(folder / "again.json", *options, "--light")
     seconds, cpu, _ = report["moments"]["end"]
     imported = report["moments"]["imported"][1]
-    print(
-        f"a study of {report['ended']} jobs, all done: {seconds:.1f} s, {cpu:.1f} s of CPU, {imported:.1f} of imports"
-    )
+    print(f"the same study, all done: {seconds:.1f} s, {cpu:.1f} s of CPU, {imported:.1f} of imports")
 
 
 def start(folder: Path) -> None:
