@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -200,8 +201,8 @@ def sweep(
         changed, variants = trial_study(study, values, with_values)
         return plan(changed, source, variants)
 
-    # From here on imports take seconds: bad input is found before. MLflow's go beside the start of Ray, which is mostly
-    # waiting; never beside other imports, for two threads may see each other's modules half made.
+    # From here on imports take seconds: bad input is found before. MLflow's and Tune's go beside Ray's start, which is
+    # mostly waiting; never beside other imports, for two threads may see each other's modules half made.
     runs_jobs = fresh or not jobs.jobs.keys() <= finished or (search is not None and not search.exhausted)
     if runs_jobs:
         from raylab.search.cluster import connect
@@ -212,7 +213,9 @@ def sweep(
         tracking = background.submit(_open_tracker, uri, study, storage)
         slots = None  # where nothing is left to run there is no need of Ray
         if runs_jobs:
+            tuning = background.submit(import_module, "raylab.search.tuner")
             slots = stack.enter_context(connect(address, study.scaling))
+            tuning.result()
         tracker = tracking.result()
         if fresh:
             _forget(storage, jobs, search, plan_trial)

@@ -50,6 +50,9 @@ def connect(address: str | None, scaling: ScalingConfig) -> Iterator[int]:
     """
     target, named = _find(address)
     if target is None:
+        if not scaling.use_gpu:  # each of the processes that Ray starts, one a CPU, will run jobs
+            os.environ.setdefault("RAY_enable_worker_prestart", "1")  # before there is a driver
+            os.environ.setdefault("RAY_preload_python_modules", "torch,ray.tune")
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     else:
         _join(target, named)
@@ -126,7 +129,7 @@ def _join(target: str, named: str) -> None:
             address=target,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env=_code(),
+            runtime_env=_code() | _credentials(),
         )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(f"{named}: it cannot be joined ({_first_line(error)}){instead}") from None
@@ -141,6 +144,13 @@ def _code() -> dict[str, Any]:
     if "py_modules" in submitted:  # of `ray job submit`; Ray takes one list alone
         return {}
     return {"py_modules": [str(folder)], "excludes": ["**/__pycache__/**"]}
+
+
+def _credentials() -> dict[str, Any]:
+    """Keys to an object store that this process was given, for the nodes; without any, they use their own."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    return {"env_vars": given} if given else {}
 
 
 def _is_own(host: str) -> bool:

@@ -44,7 +44,7 @@ class Estimator:
     """Estimates the seconds of jobs, better the more jobs of their kind have run over this storage.
 
     Args:
-        storage: Where earlier sweeps left the ratios of real to estimated time.
+        storage: Where earlier sweeps left the speed that they counted with, and the ratios of real to counted time.
         jobs: The jobs that finetune jobs start from, by key.
         sizes: Training examples by task and language.
         num_workers: Training workers of a pretraining job.
@@ -65,10 +65,12 @@ class Estimator:
         self._sizes = sizes
         self._num_workers = num_workers
         self._ratios: defaultdict[str, list[float]] = defaultdict(list)
-        if speed is None:
-            with contextlib.suppress(OSError, ValueError):  # without it, estimates start from counted operations again
-                self._ratios.update(json.loads(self._path.read_text(encoding="utf-8")))
         self._rate = speed
+        if speed is None:
+            with contextlib.suppress(OSError, ValueError, LookupError):  # estimates start from counted operations again
+                learnt = json.loads(self._path.read_text(encoding="utf-8"))
+                self._rate = learnt["flops_per_second"]
+                self._ratios.update(learnt["ratios"])
 
     def seconds(self, job: Job) -> float:
         """Estimated seconds of one job, with all its workers."""
@@ -98,7 +100,8 @@ class Estimator:
     def save(self) -> None:
         """Keep what was learnt for the next sweep."""
         with atomic_path(self._path) as temporary:
-            temporary.write_text(json.dumps(self._ratios), encoding="utf-8")
+            learnt = {"flops_per_second": self._rate, "ratios": self._ratios}
+            temporary.write_text(json.dumps(learnt), encoding="utf-8")
 
     def workers(self, job: Job) -> int:
         """How many workers a job has, each in a slot of its own."""
@@ -133,7 +136,7 @@ class Estimator:
 
     def _flops_per_second(self) -> float:
         if self._rate is None:
-            import torch  # a second; where earlier jobs tell how long they take, it is not needed
+            import torch  # a second or two, of the first sweep over a storage alone
 
             threads = torch.get_num_threads()
             torch.set_num_threads(1)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import ray
 from ray.air.execution import PlacementGroupResourceManager, ResourceRequest
 from ray.tune import registry
 from ray.tune.execution.tune_controller import TuneController
@@ -39,6 +40,7 @@ class LeanController(TuneController):
         callbacks = [callback for callback in callbacks if not isinstance(callback, TrialProgressCallback)]
         self._pending_trials_list: list[Trial] = []
         super().__init__(callbacks=callbacks, **arguments)
+        self._class_cache = _ActorClasses()
 
     def on_step_end(self) -> None:
         """Forget what has ended, besides what Tune does."""
@@ -64,6 +66,23 @@ class LeanController(TuneController):
 
     def _mark_trial_to_checkpoint(self, trial: Trial) -> None:
         """Nothing: a sweep goes on from the storage."""
+
+
+class _ActorClasses:
+    """Actor classes as Ray makes them.
+
+    Tune gives each environment variables of its own, and so a process that Ray has yet to start, beside those that it
+    has ready.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[type, Any] = {}
+
+    def get(self, trainable: type) -> Any:
+        """The actor class of a trainable; the same each time."""
+        if trainable not in self._made:
+            self._made[trainable] = ray.remote(trainable)
+        return self._made[trainable]
 
 
 class _Placements(PlacementGroupResourceManager):

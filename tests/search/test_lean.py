@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,47 @@ class _Counts:
     def failed(self, *event: Any) -> None: ...
 
 
-@pytest.mark.slow
-def test_ended_trials_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass(frozen=True)
+class _Ran:
+    """Sixty-four jobs that ran, and what was seen of them."""
+
+    graph: JobGraph
+    counts: _Counts
+    slots: int
+    ready: set[int]
+    processes: set[int]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> _Ran:
     from raylab.search.cluster import connect
     from raylab.search.searcher import JobSearcher, worker_settings
     from raylab.search.tuner import run_jobs
 
-    monkeypatch.setenv(HOOK, "stand_in_jobs.do_no_work")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    storage = Storage.open(str(tmp_path / "runs"))
+    folder = tmp_path_factory.mktemp("lean")
+    storage = Storage.open(str(folder / "runs"))
     counts = _Counts()
     graph = JobGraph(storage.is_finished, lambda job: 0.0)
     scaling = ScalingConfig()
-    searcher = JobSearcher(graph, storage, worker_settings(storage, Source(tmp_path), scaling), [counts])  # type: ignore[list-item]
+    searcher = JobSearcher(graph, storage, worker_settings(storage, Source(folder), scaling), [counts])  # type: ignore[list-item]
     jobs = [Job("prepare", f"{number:020d}", _CONFIG, labels={"languages": "aa"}) for number in range(64)]
     searcher.begin(Plan({job.key: job for job in jobs}))
-    with connect("local", scaling) as slots:
-        run_jobs(searcher, scaling, slots, threading.Event())
-    assert graph.count(State.DONE) == counts.ended == 64
-    assert 0 < counts.held < 10 + 6 * slots
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOOK, "stand_in_jobs.do_no_work")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        with connect("local", scaling) as slots:
+            ready = {int(path.name) for path in Path("/proc").glob("[0-9]*")}
+            run_jobs(searcher, scaling, slots, threading.Event())
+    processes = {storage.read_record(job.key)["process"] for job in jobs}
+    return _Ran(graph, counts, slots, ready, processes)
+
+
+@pytest.mark.slow
+def test_ended_trials_are_forgotten(ran: _Ran) -> None:
+    assert ran.graph.count(State.DONE) == ran.counts.ended == 64
+    assert 0 < ran.counts.held < 10 + 6 * ran.slots
+
+
+@pytest.mark.slow
+def test_jobs_run_in_the_processes_that_ray_has_ready(ran: _Ran) -> None:
+    assert ran.processes <= ran.ready
