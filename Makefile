@@ -31,6 +31,7 @@ bench: install
 	$(RUN) -m benchmarks.finetuning
 	$(RUN) -m benchmarks.data
 	$(RUN) -m benchmarks.orchestration
+	$(RUN) -m benchmarks.analysis
 
 install: $(VENV)/installed
 
