@@ -103,6 +103,8 @@ def training_losses(results: Results) -> pd.DataFrame:
 def gradient_cosines(results: Results, by: str | None = None) -> pd.DataFrame:
     """Cosines of languages' gradients in the course of pretraining (paper, Figure 3).
 
+    As a probe measured them; where a model was not probed, as its training did (`pretrain.gradients_every`).
+
     Args:
         results: The study's results.
         by: Over all shared parameters by default; also of each `layer`, or of each `module`.
@@ -124,9 +126,10 @@ def gradient_cosines(results: Results, by: str | None = None) -> pd.DataFrame:
         asked = (found["layer"] is None or by == "layer") and (found["module"] is None or by == "module")
         return _place(found) if asked else None
 
-    return _histories(results, jobs(results, "probe"), place, ["first", "second", "layer", "module"]).drop(
-        columns="run_id"
-    )
+    found = [job for job in jobs(results, "probe") if job.tags.get("probe") == "gradients"]
+    probed = {(job.variant, job.languages, job.seed) for job in found}
+    found += [job for job in jobs(results, "pretrain") if (job.variant, job.languages, job.seed) not in probed]
+    return _histories(results, found, place, ["first", "second", "layer", "module"]).drop(columns="run_id")
 
 
 def mask_cosines(results: Results) -> pd.DataFrame:

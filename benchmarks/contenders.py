@@ -153,6 +153,7 @@ def make_engine(
     device: str = "cpu",
     precision: str = "fp32",
     compile: bool = False,
+    gradients_every: int = 0,
 ) -> Engine:
     """Our training of one size."""
     torch.manual_seed(0)
@@ -164,7 +165,12 @@ def make_engine(
         dropout=DROPOUT,
         max_length=MAX_LENGTH,
     )
-    config = PretrainConfig(batch_size=size.sequences, sequence_length=size.length, precision=precision)
+    config = PretrainConfig(
+        batch_size=size.sequences,
+        sequence_length=size.length,
+        precision=precision,
+        gradients_every=gradients_every,
+    )
     return Engine(
         Encoder(model, size.vocabulary, LANGUAGES, variant).to(device),
         config,
@@ -193,6 +199,19 @@ def ours_bilevel(size: Size, method: str, share: float = 1.0) -> Step:
         turn = number % _BATCHES
         engine.meta_step(number, batches[turn], held_out[turn])
         engine.step(number, batches[turn], shared_only=True)
+
+    return step
+
+
+def ours_watched(size: Size, window: int, watched: bool) -> Step:
+    """A window of plain steps on two languages in turn, whose gradients are compared at its end or not at all."""
+    engine = make_engine(size, "joint", gradients_every=window if watched else 0)
+    batches = [random_batches(size, language) for language in LANGUAGES]
+
+    def step(number: int) -> None:
+        for place in range((number - 1) * window + 1, number * window + 1):
+            engine.step(place, batches[place % 2][place % _BATCHES])
+            engine.compared(place)
 
     return step
 

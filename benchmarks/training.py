@@ -1,8 +1,9 @@
-"""What a training step takes: `python -m benchmarks.training [--sizes small paper] [--sections mlm meta workers gpu]`.
+"""What a training step takes: `python -m benchmarks.training [--sizes ...] [--sections ...]`.
 
 Without Ray and MLflow. Tables: plain steps against transformers' BertForMaskedLM; bilevel steps against plain ones, in
-time and memory; two processes against one; and, where there is a GPU, its use. Contenders take turns, step by step, and
-a table gives medians; ratios are medians of the rounds' ratios.
+time and memory; steps whose gradients are compared between languages, and not; two processes against one; and, where
+there is a GPU, its use. Contenders take turns, step by step, and a table gives medians; ratios are medians of the
+rounds' ratios.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from benchmarks.contenders import (
     one_of_two,
     ours,
     ours_bilevel,
+    ours_watched,
     peer,
     predicted_tokens,
     products,
@@ -42,6 +44,7 @@ from raylab.train.engine import Engine
 
 _MIB = 2**20
 _SQUARE = 2048  # rows of the matrices whose product shows the machine's rate
+_WINDOW = 10  # steps, between two comparisons of gradients: the paper's
 _FORWARD_PASSES = {"plain": 3, "bilevel": 16}  # a step's cost in forward passes; raylab.train.meta counts them
 _BF16_PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
 
@@ -133,6 +136,21 @@ def meta(size: Size, repeats: int) -> None:
             ]
             for name, found in seconds.items()
         ],
+    )
+
+
+def watch(size: Size, repeats: int) -> None:
+    """Steps of which the gradients are compared, over steps without; on batches of several sizes."""
+    rows = []
+    for batch in (size, replace(size, sequences=4 * size.sequences)):
+        teams = {name: [Contender(ours_watched, batch, _WINDOW, name == "compared")] for name in ("plain", "compared")}
+        plain, compared = take_turns(teams, repeats, warm_up=1).values()
+        seconds = (f"{statistics.median(found) / _WINDOW:.3f}" for found in (plain, compared))
+        rows.append([f"{batch.sequences} x {batch.length}", *seconds, f"{ratio(compared, plain) - 1:+.1%}"])
+    print_table(
+        f"{_described(size)}: gradients of two languages compared every {_WINDOW} steps, float32, 2 threads; by batch",
+        ["", "s a step without", "with", "more"],
+        rows,
     )
 
 
@@ -260,7 +278,7 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
-    sections = {"mlm": mlm, "meta": meta, "workers": workers, "gpu": gpu}
+    sections = {"mlm": mlm, "meta": meta, "watch": watch, "workers": workers, "gpu": gpu}
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
     parser.add_argument("--sections", nargs="+", choices=sections, default=[*sections])
     parser.add_argument("--repeats", type=int, default=15, help="measured steps of each contender")

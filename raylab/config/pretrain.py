@@ -94,6 +94,11 @@ class PretrainConfig(Config):
     snapshot_every: Annotated[int, Field(ge=0)] = Field(
         0, description="Steps between two models that are kept on the way, for probes; 0: none."
     )
+    gradients_every: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Steps over which training's own gradients are summed and then compared between languages, without "
+        "a further pass; 0: not at all.",
+    )
 
     @model_validator(mode="after")
     def _changes_in_order(self) -> PretrainConfig:

@@ -4,19 +4,14 @@ For each snapshot of a pretraining, language i and repeat r, the gradient
 
     g_ir = grad_theta of the mean over predicted tokens of L_MLM
 
-is taken over an effective batch of independent text, accumulated in passes. Reported are
-
-    cos(i, j) = mean over repeats r, s of  g_ir . g_js / (||g_ir|| ||g_js||),     r < s where i = j
-
-for each pair of languages and, as the baseline, for each language with itself: over all shared parameters, per layer,
-per module and per module of a layer. All of them follow from the inner products of the gradients, one matrix for each
-place, summed in float64.
+is taken over an effective batch of independent text, accumulated in passes. `raylab.train.gradients` says what is
+reported.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,63 +21,17 @@ from torch import Tensor
 from raylab.config.probes import GradientsConfig, ProbeJob
 from raylab.data.prepare import Prepared
 from raylab.model import Encoder
+from raylab.model.places import Place
 from raylab.probes.objective import Objective, open_encoder, open_text
-from raylab.probes.places import Place, place_of
-from raylab.probes.similarity import Vector, cosines, pairs
 from raylab.probes.tables import COSINES, write_table
 from raylab.seeding import seed_of
 from raylab.train.engine import global_generator
+from raylab.train.gradients import METRIC, Vector, cosines, inner_products, pairs
+from raylab.train.gradients import cosine as cosine
 from raylab.train.precision import Precision
 from raylab.train.run import Measurement
 
 Gradient = dict[str, Tensor]
-
-_AT_ONCE = 1 << 20  # elements that are in float64 at one time, of each gradient
-
-
-def cosine(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Cosine of the angle between two gradients, each as one vector of all its tensors.
-
-    Args:
-        a: Tensors by name.
-        b: Likewise, of the same shapes; a name that one of them lacks counts as zeros there.
-
-    Returns:
-        From -1 to 1, summed in float64; 0 where one of them is all zeros.
-
-    Example:
-        >>> cosine({"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([1.0, 1.0])})
-        0.7071067811865475
-    """
-    inner = torch.zeros(2, 2, dtype=torch.float64)
-    for name in {**a, **b}:
-        inner += _inner([a, b], name)
-    return cosines(inner)[0, 1].item()
-
-
-def inner_products(gradients: Sequence[Mapping[str, Tensor]]) -> dict[Place, Tensor]:
-    """Inner products [K, K] of K gradients of an encoder over each of its places; float64, on the CPU.
-
-    Args:
-        gradients: Tensors by the encoder's parameter names; a name that one of them lacks counts as zeros there.
-    """
-    products: defaultdict[Place, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-    for name in dict.fromkeys(name for gradient in gradients for name in gradient):
-        inner = _inner(gradients, name)
-        for place in place_of(name).around():
-            products[place] = products[place] + inner
-    return dict(products)
-
-
-def _inner(gradients: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
-    """[K, K] over one tensor; in float64 on the device too, where a float32 product may round to TensorFloat-32."""
-    like = next(gradient[name] for gradient in gradients if name in gradient)
-    rows = [(gradient[name] if name in gradient else torch.zeros_like(like)).flatten() for gradient in gradients]
-    inner = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=like.device)
-    for parts in zip(*(row.split(_AT_ONCE) for row in rows), strict=True):
-        stacked = torch.stack(parts).double()  # [K, n]
-        inner += stacked @ stacked.T
-    return inner.cpu()
 
 
 class GradientProbe:
@@ -180,7 +129,7 @@ class GradientProbe:
         last = self._models[-1][0]
         return {
             "steps": [step for step, _ in self._models],
-            "gradient_cosine": {m.name.removeprefix("gradient/cosine/"): m.value for m in self._measured(last)},
+            "gradient_cosine": {m.name.removeprefix(METRIC): m.value for m in self._measured(last)},
         }
 
     def _open(self, snapshot: int) -> Objective:
@@ -211,7 +160,7 @@ class GradientProbe:
         values: defaultdict[str, list[float]] = defaultdict(list)
         for row in self._rows(step):
             suffix = Place(row["layer"], row["module"]).suffix
-            values[f"gradient/cosine/{row['first']}-{row['second']}{suffix}"].append(row["cosine"])
+            values[f"{METRIC}{row['first']}-{row['second']}{suffix}"].append(row["cosine"])
         return [Measurement(name, sum(found) / len(found), step) for name, found in values.items()]
 
     def _rows(self, step: int) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raylab.model import Encoder
 from raylab.model.modules import Attention, PerLanguage
-from raylab.probes.places import Place, place_of
+from raylab.model.places import Place, place_of
 
 
 class Site(NamedTuple):

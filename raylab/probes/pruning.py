@@ -30,12 +30,13 @@ from torch import Tensor, nn
 
 from raylab.config.probes import ProbeJob, PruningConfig
 from raylab.data.prepare import Prepared
+from raylab.model.places import Place
 from raylab.probes.masks import Masks
 from raylab.probes.objective import Objective, open_encoder, open_text
-from raylab.probes.places import Place
-from raylab.probes.similarity import Vector, compare_masks, language_specific
+from raylab.probes.similarity import compare_masks, language_specific
 from raylab.probes.tables import GROUPS, MASK_COSINES, write_table
 from raylab.seeding import generator, seed_of
+from raylab.train.gradients import Vector
 from raylab.train.masked_text import Batch
 from raylab.train.precision import Precision
 from raylab.train.run import Measurement

@@ -1,43 +1,16 @@
-"""Which vectors of which languages are compared, and how alike masks are."""
+"""How alike masks are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, combinations_with_replacement, product
-from typing import Any, NamedTuple
+from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from raylab.probes.masks import Masks
-
-
-class Vector(NamedTuple):
-    """One of several independent measurements of a language."""
-
-    language: str
-    repeat: int
-
-
-def pairs(languages: Sequence[str], vectors: Sequence[Vector]) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """The places of the vectors to compare, for each pair of languages and each language with itself.
-
-    Of one language, only vectors of different repeats; a language with one repeat alone has none and is left out.
-    """
-    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for first, second in combinations_with_replacement(languages, 2):
-        of = [[place for place, vector in enumerate(vectors) if vector.language == name] for name in (first, second)]
-        compared = list(combinations(of[0], 2)) if first == second else list(product(of[0], of[1]))
-        if compared:
-            found[first, second] = compared
-    return found
-
-
-def cosines(inner: Tensor) -> Tensor:
-    """[K, K] from inner products [K, K]; 0 where a vector is all zeros."""
-    norms = inner.diagonal().sqrt()
-    scale = norms[:, None] * norms[None, :]
-    return torch.where(scale > 0, inner / scale, 0.0).clamp(-1.0, 1.0)
+from raylab.train.gradients import Vector, cosines, pairs
 
 
 def compare_masks(

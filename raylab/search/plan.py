@@ -234,7 +234,11 @@ def _pretrain_config(study: StudyConfig, languages: tuple[str, ...], variant: Va
     if len(languages) == 1:
         changes = (change.model_copy(update={"temperature": None}) for change in pretrain.changes)
         pretrain = pretrain.model_copy(
-            update={"temperature": 1.0, "changes": tuple(change for change in changes if change.learning_rate)}
+            update={
+                "temperature": 1.0,
+                "changes": tuple(change for change in changes if change.learning_rate),
+                "gradients_every": 0,
+            }
         )
     return PretrainJob(
         languages=languages,

@@ -50,7 +50,7 @@ def question_of(study: StudyConfig, data: str) -> dict[str, Any]:
     dumped = study.model_dump(mode="json", include=set(kept))
     for place in ("source", "text", "labelled"):  # `contents` stands for what lies there
         del dumped["data"][place]
-    for unasked in ("valid_every", "valid_batches", "snapshot_every"):  # they change no score
+    for unasked in ("valid_every", "valid_batches", "snapshot_every", "gradients_every"):  # they change no score
         dumped["pretrain"].pop(unasked, None)
     return {**_flat(dumped), "contents": data, "variants": sorted(variants_of(study))}
 

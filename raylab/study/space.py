@@ -30,7 +30,9 @@ SEARCHABLE = {
     "data": ("vocab_size", "tokenizer_temperature", "meta_fraction"),
     "model": tuple(ModelConfig.model_fields),
     "pretrain": tuple(
-        name for name in PretrainConfig.model_fields if name not in ("changes", "until", "snapshot_every")
+        name
+        for name in PretrainConfig.model_fields
+        if name not in ("changes", "until", "snapshot_every", "gradients_every")
     ),
     "meta": tuple(MetaConfig.model_fields),
     "conflict": tuple(ConflictConfig.model_fields),

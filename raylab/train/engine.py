@@ -23,10 +23,12 @@ from raylab.model import Encoder
 from raylab.seeding import generator, seed_of
 from raylab.train.conflict import SURGERY
 from raylab.train.distributed import ALONE, Workers
+from raylab.train.gradients import GradientWatch, cosine
 from raylab.train.masked_text import Batch
-from raylab.train.meta import Loss, MetaGradient, Parameters, cosine, meta_gradient
+from raylab.train.meta import Loss, MetaGradient, Parameters, meta_gradient
 from raylab.train.optimizer import adam_factors, make_optimizer
 from raylab.train.precision import Precision
+from raylab.train.run import Measurement
 from raylab.train.schedule import learning_rate
 
 _FIDELITY_SEQUENCES = 32
@@ -116,6 +118,8 @@ class Engine:
         self.precision = Precision(config.precision, self._device)
         self._surgery = SURGERY[surgery](conflict) if surgery is not None and conflict is not None else None
         self._conflicts: list[tuple[float, float]] = []  # mean cosine and share of conflicts, since last asked for
+        every = config.gradients_every
+        self._watch = GradientWatch(encoder.languages, every) if every else None
         self._compiled = compile
         if compile:
             encoder.compile_layers()
@@ -137,6 +141,8 @@ class Engine:
         """
         own = {} if shared_only else self._specific[batch.language]
         loss = self._backward(number, batch, [*self._shared.values(), *own.values()])
+        if self._watch is not None:
+            self._watch.add(batch.language, self._shared_gradient(), self.precision.loss_scale)
         self._update(number)
         return loss
 
@@ -169,7 +175,9 @@ class Engine:
         losses, gradients = [], []
         for batch in batches:
             losses.append(self._backward(number, batch, [*self._shared.values()]))
-            gradients.append({name: p.grad for name, p in self._shared.items() if p.grad is not None})
+            gradients.append(self._shared_gradient())
+            if self._watch is not None:
+                self._watch.add(batch.language, gradients[-1], self.precision.loss_scale)
             self._optimizer.zero_grad()
         # The loss scale is still in them: it changes no angle.
         mended = self._surgery.mend(gradients, generator(self._seed, "surgery", number))
@@ -194,6 +202,10 @@ class Engine:
             found["train/skipped_steps"] = float(self.precision.skipped_steps)
             found["train/loss_scale"] = self.precision.scaler.get_scale()
         return found
+
+    def compared(self, number: int) -> list[Measurement]:
+        """Cosines of the languages' gradients, where a window of `gradients_every` steps ends with this one."""
+        return [] if self._watch is None else self._watch.measured(number)
 
     def fidelity(self, number: int, batch: Batch, held_out: Sequence[Batch]) -> float:
         """Cosine of the higher-order part, as `meta_step` computes it, with the exact one in float32.
@@ -236,6 +248,7 @@ class Engine:
             "precision": self.precision.state(),
             "surgery": self._surgery.state() if self._surgery is not None else None,
             "conflicts": self._conflicts,
+            "watch": self._watch.state() if self._watch is not None else None,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -246,6 +259,12 @@ class Engine:
         if self._surgery is not None:
             self._surgery.load_state(state["surgery"])
         self._conflicts = state["conflicts"]
+        if self._watch is not None:
+            self._watch.load_state(state["watch"], self._device)
+
+    def _shared_gradient(self) -> Parameters:
+        """The tensors themselves, by name."""
+        return {name: p.grad for name, p in self._shared.items() if p.grad is not None}
 
     def _backward(self, number: int, batch: Batch, trained: list[nn.Parameter]) -> Tensor:
         """Add the gradient of the batch's mean loss, times the loss scale, to `.grad`; return the loss."""

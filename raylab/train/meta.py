@@ -235,13 +235,6 @@ METHODS: dict[str, Callable[[InnerProblem], Inner]] = {
 }
 
 
-def cosine(a: Parameters, b: Parameters) -> float:
-    """Cosine of the angle between two sets of tensors with equal names and shapes; 0 if one of them is all zeros."""
-    dot = sum(torch.sum(a[name].double() * b[name].double()).item() for name in a)
-    norms = [get_total_norm([tensor.double() for tensor in side.values()]).item() for side in (a, b)]
-    return dot / (norms[0] * norms[1]) if all(norms) else 0.0
-
-
 def _parts(loss: Losses) -> Sequence[Loss]:
     return [loss] if callable(loss) else loss
 

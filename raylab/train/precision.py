@@ -71,6 +71,11 @@ class Precision:
         """What losses are multiplied by before the backward pass, a scalar."""
         return self.scaler.scale(torch.ones((), device=self._device))
 
+    @property
+    def loss_scale(self) -> float:
+        """What losses are multiplied by now; 1 but in fp16."""
+        return self._scale
+
     def update(self, optimizer: torch.optim.Optimizer) -> None:
         """Step the optimizer on gradients that are unscaled already, or skip the step if they overflowed.
 

@@ -51,7 +51,8 @@ class PretrainRun:
     that no seed changes; all of these after the last step too. `meta/fidelity`, the cosine of the meta-gradient's
     higher-order part with the exact one, at the first meta step from each multiple of `fidelity_every` on. Of pcgrad
     and gradvac, with the training loss: `conflict/cosine`, the mean over pairs of languages, and `conflict/share`, the
-    share of pairs whose cosine is negative. In fp16: `train/skipped_steps` so far, and `train/loss_scale`.
+    share of pairs whose cosine is negative. In fp16: `train/skipped_steps` so far, and `train/loss_scale`. With
+    `gradients_every`: `gradient/cosine/...`, as `raylab.train.gradients.GradientWatch` says.
 
     Segments: a job with `until` ends after that step of the schedule, and leaves what a job with a change after that
     step needs to go on. A chain of such jobs ends with the weights and the optimizer of one run through all steps, to
@@ -167,7 +168,7 @@ class PretrainRun:
         started = time.perf_counter()
         measurements: list[Measurement] = []
         while not self.finished:
-            measurements += self._train_step()
+            measurements += self._train_step() + self._engine.compared(self.step)
             measured = self.step % MEASURE_EVERY == 0
             validated = self.step % self.job.pretrain.valid_every == 0
             if measured:

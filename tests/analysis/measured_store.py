@@ -10,7 +10,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from raylab.probes.places import Place
+from raylab.model.places import Place
 from raylab.probes.tables import GROUPS, write_table
 
 MODULES = ("attention", "ffn")
@@ -64,9 +64,13 @@ def write_curves(
     seeds: Sequence[int] = (0, 1),
     layers: int = 2,
     probes: Sequence[str] = ("gradients", "pruning"),
+    watched: bool = False,
     finetune: bool = True,
 ) -> None:
-    """Write the store; groups of parameters are left in folders of jobs."""
+    """Write the store; groups of parameters are left in folders of jobs.
+
+    With `watched`, joint models have compared the gradients of their training.
+    """
     client = MlflowClient(uri)
     configuration = {
         "study": study,
@@ -91,6 +95,8 @@ def write_curves(
                 ),
                 *(Metric("train/loss", loss(variant, step, seed), 0, step) for step in LOSS_STEPS),
             ]
+            if watched and variant == "joint":
+                metrics += cosines("gradients", languages, layers, seed)
             params = {"pretrain.warmup_steps": WARMUP}
             write(
                 client, experiment, {**common, "kind": "pretrain", "key": f"{variant}-{name}-{seed}"}, metrics, params

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ from measured_store import (
 import analysis
 from analysis import measurements
 from raylab.errors import InputError
-from raylab.probes.places import Place
+from raylab.model.places import Place
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +69,25 @@ def test_gradient_cosines(measured: analysis.Results, by: str | None, places: se
         assert value == gradient_cosine(first, second, place, step, seed)
     assert found == places
     assert len(frame) == len(places) * 2 * 3 * 2 * len(STEPS)
+
+
+@pytest.mark.parametrize("by", [None, "layer", "module"])
+def test_gradient_cosines_of_training_where_nothing_was_probed(by: str | None, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    options: dict[str, Any] = {"variants": ("mono", "joint"), "finetune": False}
+    write_curves(uri, tmp_path / "jobs", study="watched", probes=(), watched=True, **options)
+    write_curves(uri, tmp_path / "jobs", study="probed", **options)
+    watched, probed = (measurements.gradient_cosines(analysis.load(name, uri), by) for name in ("watched", "probed"))
+    assert len(watched) == len(probed)
+    columns = list(watched.columns)
+    pd.testing.assert_frame_equal(*(f.sort_values(columns, ignore_index=True) for f in (watched, probed)))
+
+
+def test_a_probe_goes_before_what_training_saw(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    sizes: dict[str, Any] = {"variants": ("joint",), "seeds": (0,), "sets": [("en", "hi")], "finetune": False}
+    write_curves(uri, tmp_path / "jobs", probes=("gradients",), watched=True, **sizes)
+    assert len(measurements.gradient_cosines(analysis.load("curves", uri))) == 3 * len(STEPS)
 
 
 def test_gradient_cosines_by_something_else(measured: analysis.Results) -> None:

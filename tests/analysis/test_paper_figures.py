@@ -16,7 +16,7 @@ import analysis
 from analysis.figures import PALETTE, save, variant_style
 from analysis.paper_figures import figure_1
 from raylab.errors import InputError
-from raylab.probes.places import Place
+from raylab.model.places import Place
 
 
 @pytest.fixture(scope="session")

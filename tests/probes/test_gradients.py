@@ -17,11 +17,12 @@ from raylab.config.probes import ProbeJob
 from raylab.data.prepare import Prepared
 from raylab.errors import InputError
 from raylab.model import Encoder
-from raylab.probes.gradients import cosine, inner_products
+from raylab.model.places import Place
+from raylab.probes.gradients import cosine
 from raylab.probes.objective import open_text
-from raylab.probes.places import Place
 from raylab.probes.run import ProbeRun
 from raylab.seeding import seed_of
+from raylab.train.gradients import inner_products
 from raylab.train.run import Measurement
 
 UNTIMED = 1e9  # seconds

@@ -15,12 +15,13 @@ from torch import nn
 from raylab.config import ModelConfig
 from raylab.errors import InputError
 from raylab.model import Encoder
+from raylab.model.places import Place
 from raylab.probes.masks import Masks
-from raylab.probes.places import Place
 from raylab.probes.pruning import HardConcrete
 from raylab.probes.run import ProbeRun
-from raylab.probes.similarity import Vector, language_specific
+from raylab.probes.similarity import language_specific
 from raylab.seeding import generator
+from raylab.train.gradients import Vector
 
 UNTIMED = 1e9  # seconds
 SAMPLES = 20_000

@@ -315,6 +315,16 @@ def test_models_whose_languages_share_parameters_are_probed(corpus_folder: Path)
     assert joint not in plan(with_values(study, {"pretrain.snapshot_every": 0}), source).jobs
 
 
+def test_gradients_are_compared_where_there_are_two_languages(corpus_folder: Path) -> None:
+    study = _study(languages=[["aa", "bb"]], finetune=None, variants=["mono", "joint"])
+    source = Source(corpus_folder)
+    without, compared = (
+        _models(plan(with_values(study, {"pretrain.gradients_every": every}), source)) for every in (0, 10)
+    )
+    same = {model for model in without if without[model] == compared[model]}
+    assert same == {("mono", "aa"), ("mono", "bb")}
+
+
 def test_snapshots_of_every_part_of_a_chain_are_probed(corpus_folder: Path) -> None:
     study = _study(
         languages=[["aa", "bb"]],

@@ -17,7 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from raylab.config import MetaConfig, ModelConfig
 from raylab.data.masking import predicted
 from raylab.model import Encoder
-from raylab.train.meta import METHODS, Loss, MetaGradient, Parameters, cosine, meta_gradient
+from raylab.train.gradients import cosine
+from raylab.train.meta import METHODS, Loss, MetaGradient, Parameters, meta_gradient
 
 LANGUAGES = ("en", "fr", "hi")
 TRAIN, HELD_OUT = 4, (2, 6, 3)  # sequences of the training batch, and of each language's validation batch

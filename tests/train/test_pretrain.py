@@ -243,8 +243,9 @@ def test_advance_keeps_to_its_time_and_does_at_least_a_step(prepared: Path) -> N
 def test_resume_is_exact_to_the_bit(
     variant: str, meta: dict[str, Any], stop: int, precision: str, prepared: Path, tmp_path: Path
 ) -> None:
-    job = make_job(variant, steps=14, meta=meta, precision=precision, schedule="cosine")
+    job = make_job(variant, steps=14, meta=meta, precision=precision, schedule="cosine", gradients_every=4)
     whole, expected = train(job, prepared)
+    assert {m.step for m in expected if m.name.startswith("gradient/cosine/")} == {4, 8, 12}
 
     first = PretrainRun(job, prepared_folder=prepared)
     measurements = []
