@@ -140,17 +140,14 @@ def meta(size: Size, repeats: int) -> None:
 
 
 def watch(size: Size, repeats: int) -> None:
-    """Steps of which the gradients are compared, over steps without; on batches of several sizes."""
-    rows = []
-    for batch in (size, replace(size, sequences=4 * size.sequences)):
-        teams = {name: [Contender(ours_watched, batch, _WINDOW, name == "compared")] for name in ("plain", "compared")}
-        plain, compared = take_turns(teams, repeats, warm_up=1).values()
-        seconds = (f"{statistics.median(found) / _WINDOW:.3f}" for found in (plain, compared))
-        rows.append([f"{batch.sequences} x {batch.length}", *seconds, f"{ratio(compared, plain) - 1:+.1%}"])
+    """Steps of which the gradients are compared, over steps without."""
+    teams = {name: [Contender(ours_watched, size, _WINDOW, name == "compared")] for name in ("plain", "compared")}
+    plain, compared = take_turns(teams, repeats, warm_up=1).values()
+    seconds = [f"{statistics.median(found) / _WINDOW:.3f}" for found in (plain, compared)]
     print_table(
-        f"{_described(size)}: gradients of two languages compared every {_WINDOW} steps, float32, 2 threads; by batch",
+        f"{_described(size)}: gradients of two languages compared every {_WINDOW} steps, float32, 2 threads",
         ["", "s a step without", "with", "more"],
-        rows,
+        [["joint", *seconds, f"{ratio(compared, plain) - 1:+.1%}"]],
     )
 
 
