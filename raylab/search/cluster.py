@@ -50,7 +50,7 @@ def connect(address: str | None, scaling: ScalingConfig) -> Iterator[int]:
     """
     target, named = _find(address)
     if target is None:
-        if not scaling.use_gpu:  # each of the processes that Ray starts, one a CPU, will run jobs
+        if not scaling.use_gpu and scaling.cpus_per_worker == 1:  # Ray starts a process a CPU, and each will run jobs
             os.environ.setdefault("RAY_enable_worker_prestart", "1")  # before there is a driver
             os.environ.setdefault("RAY_preload_python_modules", "torch,ray.tune")
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
