@@ -224,7 +224,7 @@ def sweep(
             study.study,
             graph,
             estimator,
-            objective=study.search.objective if study.search else None,
+            search=study.search,
             storage=storage.location,
             command=["python", "-m", "raylab.sweep", *sys.argv[1:]],
         )
