@@ -296,7 +296,12 @@ def test_logs_of_a_job_by_key_or_name(sweep: _Sweep, tmp_path: Path, capsys: pyt
     assert (code, "printed nothing" in output) == (0, True)
     (folder.parent / "c1").mkdir()
     (folder.parent / "c2").mkdir()
-    for job, said in (("nothing", "no job that"), ("c", "2 jobs are meant")):
+    for job, said in (
+        ("nothing", "no job that"),
+        ("/etc", "no job that"),
+        ("*", "no job that"),
+        ("c", "2 jobs are meant"),
+    ):
         code, _, error = _status(capsys, "--storage", tmp_path, "--logs", job)
         assert (code, error.count("\n")) == (2, 1)
         assert said in error
