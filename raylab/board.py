@@ -41,6 +41,7 @@ class _Running:
 
     job: Job
     since: float
+    first: tuple[float, float] | None = None  # when it was heard of first, and how far it was: it may go on from there
     share: float = 0.0
     step: int = 0
     measured: dict[str, float] = field(default_factory=dict)
@@ -109,6 +110,9 @@ class Board:
         if running is not None:
             with self._lock:
                 running.share = progress
+                running.first = running.first or (time.time(), progress)
+                since, share = running.first
+                self._estimator.glimpse(job, time.time() - since, progress - share)
                 for name, value, step, _ in fresh[-50:]:
                     running.measured[name] = value
                     running.step = max(step, running.step)

@@ -126,6 +126,19 @@ def test_the_board_follows_jobs_from_start_to_end(sweep: _Sweep) -> None:
     assert status["running"] == []
 
 
+def test_the_time_left_is_by_what_runs_before_anything_has_ended(
+    sweep: _Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = sweep.start()
+    now = time.time()
+    for seconds, share in ((0, 0.5), (3600, 0.52)):  # it goes on from a checkpoint: 2 % of it take an hour
+        monkeypatch.setattr("raylab.board.time.time", lambda seconds=seconds: now + seconds)
+        sweep.board.measured(model, [], share)
+    left = sweep.board.seconds_left()
+    assert left is not None
+    assert left == pytest.approx(24 * 3600 / 2, rel=0.1)
+
+
 def test_what_was_handed_out_and_has_no_process_is_not_said_to_run(sweep: _Sweep) -> None:
     sweep.graph.take()
     assert sweep.board.snapshot()["jobs"]["pretrain"] == {"ready": 1}
