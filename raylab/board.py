@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raylab.atomic import atomic_path
+from raylab.config import SearchConfig
 from raylab.search.cost import Estimator, Remaining
 from raylab.search.graph import ENDED, JobGraph, State
 from raylab.search.plan import Job
@@ -40,6 +41,7 @@ class _Running:
 
     job: Job
     since: float
+    first: tuple[float, float] | None = None  # when it was heard of first, and how far it was: it may go on from there
     share: float = 0.0
     step: int = 0
     measured: dict[str, float] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class Board:
         study: The study's name.
         graph: The jobs.
         estimator: Estimates the time left, and learns from every job.
-        objective: What a search improves, if there is one: `max` or `min` by name.
+        search: The study's search, if it has one.
         storage: Where results lie, as the user named it.
         command: What goes on with the sweep where it was interrupted.
 
@@ -68,14 +70,15 @@ class Board:
         graph: JobGraph,
         estimator: Estimator,
         *,
-        objective: Mapping[str, str] | None = None,
+        search: SearchConfig | None = None,
         storage: str = "runs",
         command: list[str] | None = None,
     ) -> None:
         self._study = study
         self._graph = graph
         self._estimator = estimator
-        self._objective = dict(objective or {})
+        self._objective = dict(search.objective) if search else {}
+        self._limits = dict(search.constraints) if search else {}
         self._storage = storage
         self._command = shlex.join(command) if command else f"python -m raylab.sweep {shlex.quote(study)}"
         self.slots: int | None = None
@@ -107,6 +110,9 @@ class Board:
         if running is not None:
             with self._lock:
                 running.share = progress
+                running.first = running.first or (time.time(), progress)
+                since, share = running.first
+                self._estimator.glimpse(job, time.time() - since, progress - share)
                 for name, value, step, _ in fresh[-50:]:
                     running.measured[name] = value
                     running.step = max(step, running.step)
@@ -134,8 +140,10 @@ class Board:
         """A job was stopped early: its state says so already."""
 
     def trial(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None, *, found: bool) -> None:
-        """Note how good a trial of the search was, if no other is better."""
-        if not scores:  # it failed, or was stopped early
+        """Note how good a trial of the search was, if it keeps to the constraints and no other is better."""
+        if not scores or any(name not in scores for name in self._objective):
+            return  # it failed, was stopped early, or is of a population's generation before the last
+        if not all(limit.allows(scores[name]) for name, limit in self._limits.items()):
             return
         entry = {"trial": number, "values": dict(values), "scores": dict(scores)}
         with self._lock:
@@ -205,7 +213,7 @@ class Board:
                 "unlogged": self.behind(),
                 "jobs": self._counted(),
                 "running": [self._described(running) for running in self._running.values()],
-                "front": self._front[:KEPT_BEST],
+                "front": self._front[-KEPT_BEST:],
                 "objective": self._objective,
                 "best": dict(self._best),
                 "failures": list(self._failures),
@@ -253,8 +261,8 @@ class Board:
             self._best[task] = {"score": score, "name": job.name, "key": job.key}
 
     def _dominates(self, one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-        signs = {name: -1.0 if self._objective.get(name) == "min" else 1.0 for name in one}
-        gains = [sign * (one[name] - other.get(name, one[name])) for name, sign in signs.items()]
+        signs = {name: -1.0 if goal == "min" else 1.0 for name, goal in self._objective.items()}
+        gains = [sign * (one[name] - other[name]) for name, sign in signs.items()]
         return all(gain >= 0 for gain in gains) and any(gain > 0 for gain in gains)
 
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from raylab.config import StudyConfig
+from raylab.config import SearchConfig, StudyConfig
 from raylab.data.source import Source, open_source
 from raylab.errors import InputError
 from raylab.progress import summary_of_plan
 from raylab.search.cost import Estimator
 from raylab.search.plan import KINDS, Job, Plan, plan
 from raylab.search.storage import Storage
+from raylab.view import clock
 
 ASSUMED_TFLOPS = 30.0
 """Of one GPU that trains in half precision, where there is none to calibrate on: a V100's share of its 125 or so."""
@@ -31,6 +32,7 @@ def print_dry_run(
     *,
     others: Sequence[StudyConfig] = (),
     tflops: float | None = None,
+    ended: int = 0,
 ) -> None:
     """Print a study's jobs, how many are done, what it shares with others, and an estimate of time and cost.
 
@@ -43,6 +45,7 @@ def print_dry_run(
         console: Where to print.
         others: Studies that may share jobs with it, over the same data.
         tflops: Speed of one worker; default: as earlier sweeps here took, or calibrated by a few training steps.
+        ended: How many trials of its search have ended.
     """
     speed, how = _speed(study, storage, tflops)
     known = {job.key: job for job in (*jobs.jobs.values(), *trial)}
@@ -60,11 +63,7 @@ def print_dry_run(
     )
     console.print(f"speed: {how}", highlight=False, markup=False)
     if study.search:
-        seconds = sum(estimator.slot_seconds(job) for job in trial) / slots
-        count = sum(job.kind != "prepare" for job in trial)
-        console.print(
-            f"search: {study.search.num_samples} trials of up to {count} jobs, at most about {_time(seconds)} each"
-        )
+        console.print(_search_line(study, study.search, list(trial), estimator, ended))
     for line in _shared(study, jobs, others, storage, estimator):
         console.print(line, highlight=False, markup=False)
 
@@ -83,8 +82,29 @@ def _speed(study: StudyConfig, storage: Storage, tflops: float | None) -> tuple[
     return speed, f"{speed / 1e12:.3g} TFLOP/s a worker, of a few steps timed here (--tflops says another)"
 
 
+def _unit(study: StudyConfig) -> tuple[str, int]:
+    """What costs are in, and how many of these a worker takes an hour."""
+    return ("GPU-hours", 1) if study.scaling.use_gpu else ("core-hours", study.scaling.cpus_per_worker)
+
+
+def _search_line(
+    study: StudyConfig, search: SearchConfig, trial: Sequence[Job], estimator: Estimator, ended: int
+) -> str:
+    """How many trials there are, and what those cost that have not ended, stopped early or not."""
+    unit, each = _unit(study)
+    seconds = sum(estimator.slot_seconds(job) for job in trial)
+    trials = search.num_samples
+    # The trials of a member of a population are parts of one training.
+    seconds *= (search.population.size / trials if search.population else 1) * max(0, trials - ended)
+    count = sum(job.kind != "prepare" for job in trial)
+    return (
+        f"search: {trials} trials of up to {count} jobs, {ended} ended already; with the study's own values "
+        f"{each * seconds / 3600:,.2f} {unit} for the others, about {clock(seconds / _slots(study))}"
+    )
+
+
 def _cost_table(study: StudyConfig, jobs: Plan, estimator: Estimator, is_finished: Callable[[str], bool]) -> Table:
-    unit, each = ("GPU-hours", 1) if study.scaling.use_gpu else ("core-hours", study.scaling.cpus_per_worker)
+    unit, each = _unit(study)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("kind", "jobs", "done", unit):
         table.add_column(heading, justify="left" if heading == "kind" else "right")

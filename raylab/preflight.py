@@ -17,6 +17,8 @@ from raylab.tasks import get_task
 
 MOST_CHANGES_SHOWN = 8
 
+_LAST_RUN = "study.json"  # in the study's folder
+
 
 def check_datasets(study: StudyConfig, source: Source, storage: Storage) -> dict[tuple[str, str], int]:
     """Read every labelled file that the study uses once, so that a bad line is found before the first job.
@@ -70,7 +72,7 @@ def check_objectives(study: StudyConfig, trial: Iterable[Job]) -> None:
 def changes_since_last_run(
     study: StudyConfig, keys: Collection[str], search: str | None, storage: Storage
 ) -> list[str]:
-    """What is different from the sweep of this study before, over the same storage; and note this one down.
+    """What is different from the last sweep of this study over the same storage, as `note_run` noted it.
 
     Args:
         study: The study as it is now.
@@ -81,16 +83,21 @@ def changes_since_last_run(
     Returns:
         Lines for people; none where nothing changed, or the study never ran.
     """
-    path = storage.study_folder(study.study) / "study.json"
-    now = {"study": study.model_dump(mode="json"), "keys": sorted(keys), "search": search}
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        lines = _differences(before, now)
-    except (OSError, ValueError, KeyError, TypeError):  # it never ran here, or was cut off while it wrote
-        lines = []
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(now), encoding="utf-8")
-    return lines
+        before = json.loads(storage.read_study_file(study.study, _LAST_RUN) or "")
+        return _differences(before, _run(study, keys, search))
+    except (ValueError, KeyError, TypeError):  # it never ran here, or another version of raylab noted it
+        return []
+
+
+def note_run(study: StudyConfig, keys: Collection[str], search: str | None, storage: Storage) -> None:
+    """Note what a sweep runs that is about to begin; arguments as those of `changes_since_last_run`."""
+    with atomic_path(storage.study_folder(study.study) / _LAST_RUN) as temporary:
+        temporary.write_text(json.dumps(_run(study, keys, search)), encoding="utf-8")
+
+
+def _run(study: StudyConfig, keys: Collection[str], search: str | None) -> dict[str, Any]:
+    return {"study": study.model_dump(mode="json"), "keys": sorted(keys), "search": search}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -197,7 +197,8 @@ def _find_job(storage: Storage, study: str | None, job: str) -> tuple[str, str |
     if not found:
         found = {key: name for key, name in names.items() if job in name}
     if not found:  # done, or not begun: by its key alone
-        keys = [path.name for path in storage.folder("x").parent.glob(f"{job}*") if path.is_dir()] if job else []
+        folders = storage.folder("x").parent.glob("*") if job else ()
+        keys = [path.name for path in folders if path.name.startswith(job) and path.is_dir()]
         found = dict.fromkeys(keys, "")
     if len(found) == 1:
         ((key, name),) = found.items()

@@ -27,7 +27,7 @@ from raylab.data.source import Source, open_source
 from raylab.dry_run import print_dry_run
 from raylab.errors import InputError
 from raylab.hashing import fingerprint
-from raylab.preflight import changes_since_last_run, check_datasets, check_objectives
+from raylab.preflight import changes_since_last_run, check_datasets, check_objectives, note_run
 from raylab.progress import ProgressLines, summary_of_plan
 from raylab.search.cost import Estimator
 from raylab.search.graph import JobGraph, State
@@ -153,7 +153,16 @@ def dry_run(
     jobs = plan(study, source)
     trial = max((plan(study, source, one).jobs for one in _variants_of_trials(study)), key=len, default={})
     sizes = check_datasets(study, source, storage)
-    print_dry_run(study, jobs, trial.values(), storage, sizes, console, others=others, tflops=tflops)
+    name, ended = None, 0
+    if study.search:
+        check_objectives(study, plan(study, source, searched_variants(study)).jobs.values())
+        from raylab.search.trials import ended_trials, search_name
+
+        name = search_name(study, _data_of(study, source))
+        ended = ended_trials(_search_url(study, storage), name)
+    print_dry_run(study, jobs, trial.values(), storage, sizes, console, others=others, tflops=tflops, ended=ended)
+    for line in changes_since_last_run(study, jobs.jobs, name, storage):
+        console.print(line, highlight=False, markup=False)
     return DONE
 
 
@@ -224,7 +233,7 @@ def sweep(
             study.study,
             graph,
             estimator,
-            objective=study.search.objective if study.search else None,
+            search=study.search,
             storage=storage.location,
             command=["python", "-m", "raylab.sweep", *sys.argv[1:]],
         )
@@ -247,6 +256,7 @@ def sweep(
         console.print(f"study {study.study}: {about}" + (f"; {slots} at a time" if slots else ""))
         for line in (*(f"note: {note}" for note in jobs.notes), *changes):
             console.print(line, highlight=False, markup=False)
+        note_run(study, jobs.jobs, search.name if search else None, storage)
         if searcher.has_work:
             from raylab.search.tuner import run_jobs
 
@@ -292,13 +302,23 @@ def _open_search(study: StudyConfig, storage: Storage, source: Source) -> Search
     from raylab.search.population import Population
     from raylab.search.trials import TrialSearch
 
-    url = study.search.storage or f"sqlite:///{storage.study_folder(study.study) / 'trials.db'}"
+    kind = TrialSearch if study.search.population is None else Population
+    return kind(study, _search_url(study, storage), _data_of(study, source))
+
+
+def _search_url(study: StudyConfig, storage: Storage) -> str:
+    """Where Optuna keeps a study's search."""
+    assert study.search is not None
+    return study.search.storage or f"sqlite:///{storage.root}/studies/{study.study}/trials.db"
+
+
+def _data_of(study: StudyConfig, source: Source) -> str:
+    """Fingerprint of the data that a study's search rests on."""
     languages = sorted({language for languages in study.languages for language in languages})
     tasks = study.finetune.tasks if study.finetune else ()
     texts = [source.text_fingerprint(language) for language in languages]
     labelled = [source.dataset_fingerprint(task, language) for task, language in product(tasks, languages)]
-    kind = TrialSearch if study.search.population is None else Population
-    return kind(study, url, fingerprint([texts, labelled]))
+    return fingerprint([texts, labelled])
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from rich.console import Console
 from raylab.config import StudyConfig
 from raylab.data.source import Source
 from raylab.dry_run import print_dry_run
-from raylab.preflight import changes_since_last_run
+from raylab.preflight import changes_since_last_run, note_run
 from raylab.search.plan import plan
 from raylab.search.storage import Storage
 from raylab.study import validate, with_values
@@ -78,6 +78,30 @@ def test_finished_jobs_cost_nothing(dry_run: Print, corpus_folder: Path, storage
     assert f"{jobs[0].key}      done" in after
 
 
+def test_a_search_costs_what_its_trials_do_that_have_not_ended(
+    corpus_folder: Path, storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of(**search: object) -> tuple[float, int]:
+        study = _study(
+            data={"source": str(corpus_folder)},
+            variants=["joint"],
+            finetune={"tasks": ["ner"], "epochs": 1},
+            pretrain={"steps": 100_000, "batch_size": 512},
+            search={"space": {"pretrain.temperature": {"uniform": [1, 5]}}, **search},
+        )
+        dry_run_of_sweep(study, storage, Console(width=200, soft_wrap=True), tflops=1.0)
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("search: "))
+        return float(line.split(" core-hours")[0].split()[-1].replace(",", "")), int(
+            line.split(" ended")[0].split()[-1]
+        )
+
+    one, _ = of(num_samples=1)
+    assert of(num_samples=4) == (pytest.approx(4 * one, abs=0.02), 0)
+    # Four members, whose generations are parts of one training.
+    assert of(population={"size": 4, "generations": 3}) == (pytest.approx(4 * one, abs=0.02), 0)
+    assert not (storage.root / "studies").exists()
+
+
 def test_a_trial_over_variants_is_as_large_as_the_largest_of_them(
     corpus_folder: Path, storage: Storage, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,12 +136,17 @@ def test_a_sweep_says_what_changed_since_the_last_and_which_jobs_stay_valid(
 ) -> None:
     source = Source(corpus_folder)
 
-    def look(study: StudyConfig, search: str | None = None) -> list[str]:
-        return changes_since_last_run(study, plan(study, source).jobs, search, storage)
+    def look(study: StudyConfig, search: str | None = None, runs: bool = True) -> list[str]:
+        keys = plan(study, source).jobs
+        lines = changes_since_last_run(study, keys, search, storage)
+        if runs:
+            note_run(study, keys, search, storage)
+        return lines
 
     study = _study(finetune=None, variants=["mono", "joint"])
     assert look(study) == []
     assert look(study) == []
+    assert look(with_values(study, {"pretrain.temperature": 3.0}), runs=False)  # a start that was refused is none
     lines = look(with_values(study, {"pretrain.temperature": 3.0}))
     assert "pretrain.temperature 1.0 -> 3.0" in lines[0]
     assert "5 of 6 jobs are the same as then and stay valid; 1 are no longer part" in lines[1]
@@ -132,7 +161,7 @@ def test_a_sweep_says_what_changed_since_the_last_and_which_jobs_stay_valid(
 def test_data_that_changed_is_a_change(storage: Storage, corpus_folder: Path) -> None:
     study = _study(finetune=None, variants=["mono"])
     keys = list(plan(study, Source(corpus_folder)).jobs)
-    changes_since_last_run(study, keys, None, storage)
+    note_run(study, keys, None, storage)
     first, second = changes_since_last_run(study, [*keys[:-1], "other"], None, storage)
     assert "changed since the last sweep: the data" in first
     assert f"{len(keys) - 1} of {len(keys)} jobs" in second

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from raylab.board import Board, StatusFile
-from raylab.config import FinetuneJob, ModelConfig, PretrainConfig, PretrainJob
+from raylab.config import FinetuneJob, ModelConfig, PretrainConfig, PretrainJob, SearchConfig
 from raylab.progress import LINES, ProgressLines
 from raylab.search.cost import Estimator
 from raylab.search.graph import JobGraph
@@ -126,6 +126,19 @@ def test_the_board_follows_jobs_from_start_to_end(sweep: _Sweep) -> None:
     assert status["running"] == []
 
 
+def test_the_time_left_is_by_what_runs_before_anything_has_ended(
+    sweep: _Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = sweep.start()
+    now = time.time()
+    for seconds, share in ((0, 0.5), (3600, 0.52)):  # it goes on from a checkpoint: 2 % of it take an hour
+        monkeypatch.setattr("raylab.board.time.time", lambda seconds=seconds: now + seconds)
+        sweep.board.measured(model, [], share)
+    left = sweep.board.seconds_left()
+    assert left is not None
+    assert left == pytest.approx(24 * 3600 / 2, rel=0.1)
+
+
 def test_what_was_handed_out_and_has_no_process_is_not_said_to_run(sweep: _Sweep) -> None:
     sweep.graph.take()
     assert sweep.board.snapshot()["jobs"]["pretrain"] == {"ready": 1}
@@ -139,8 +152,8 @@ def test_what_was_handed_out_and_has_no_process_is_not_said_to_run(sweep: _Sweep
 def test_the_front_is_of_the_trials_that_no_other_beats(
     scores: list[tuple[int, int]], goals: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    objective = dict(zip("ab", goals, strict=True))
-    board = _Sweep(tmp_path_factory.getbasetemp(), objective=objective).board
+    search = SearchConfig(space={"x": {}}, objective=dict(zip("ab", goals, strict=True)))
+    board = _Sweep(tmp_path_factory.getbasetemp(), search=search).board
     for number, pair in enumerate(scores):
         board.trial(number, {"x": number}, dict(zip("ab", map(float, pair), strict=True)), found=False)
     board.trial(99, {"x": 0}, None, found=False)
@@ -155,6 +168,15 @@ def test_the_front_is_of_the_trials_that_no_other_beats(
     shown = {entry["trial"] for entry in board.snapshot()["front"]}
     assert shown <= set(unbeaten)
     assert len(shown) == min(10, len(unbeaten))
+
+
+def test_the_front_is_of_objectives_and_of_trials_that_keep_to_the_constraints(tmp_path: Path) -> None:
+    search = SearchConfig(space={"x": {}}, objective={"a": "max"}, constraints={"parameters": {"max": 100}})
+    board = _Sweep(tmp_path, search=search).board
+    for number, (score, parameters) in enumerate([(1.0, 90.0), (3.0, 101.0), (2.0, 80.0), (1.5, 95.0)]):
+        board.trial(number, {}, {"a": score, "parameters": parameters}, found=False)
+    board.trial(4, {}, {"log_perplexity": 9.0}, found=False)  # of a population before its last generation
+    assert [entry["trial"] for entry in board.snapshot()["front"]] == [2]
 
 
 def test_a_line_for_each_job_and_the_command_that_shows_why_one_failed(sweep: _Sweep, tmp_path: Path) -> None:
@@ -179,7 +201,7 @@ def test_many_lines_become_few(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (160, 45), (160, 80)])
 def test_the_view_of_many_jobs_fits_a_terminal(tmp_path: Path, width: int, height: int) -> None:
     jobs = [replace(MODEL, key=f"{n:020d}", labels={**_LABELS, "seed": str(n)}) for n in range(60)]
-    sweep = _Sweep(tmp_path, jobs, objective={"a": "max", "b": "max"})
+    sweep = _Sweep(tmp_path, jobs, search=SearchConfig(space={"x": {}}, objective={"a": "max", "b": "max"}))
     running = [sweep.start() for _ in range(40)]
     for job in running:
         sweep.board.measured(job, [("train/tokens_per_second", 12345.0, 1, 1), ("train/loss", 2.5, 1, 1)], 0.25)
@@ -287,7 +309,12 @@ def test_logs_of_a_job_by_key_or_name(sweep: _Sweep, tmp_path: Path, capsys: pyt
     assert (code, "printed nothing" in output) == (0, True)
     (folder.parent / "c1").mkdir()
     (folder.parent / "c2").mkdir()
-    for job, said in (("nothing", "no job that"), ("c", "2 jobs are meant")):
+    for job, said in (
+        ("nothing", "no job that"),
+        ("/etc", "no job that"),
+        ("*", "no job that"),
+        ("c", "2 jobs are meant"),
+    ):
         code, _, error = _status(capsys, "--storage", tmp_path, "--logs", job)
         assert (code, error.count("\n")) == (2, 1)
         assert said in error

@@ -39,6 +39,10 @@ class Limit(Config):
             raise ValueError(f"min {self.min:g} is above max {self.max:g}; nothing lies between")
         return self
 
+    def allows(self, measured: float) -> bool:
+        """Whether a trial that measured this keeps to the limit."""
+        return (self.min is None or measured >= self.min) and (self.max is None or measured <= self.max)
+
 
 class EarlyStoppingConfig(Config):
     """Stopping of trials whose pretraining is behind that of the others at the same share of its steps."""

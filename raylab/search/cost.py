@@ -28,6 +28,9 @@ PREPARE_SECONDS = 5.0
 WORKERS_SECONDS = 8.0
 """To start the training workers of a job."""
 
+GLIMPSE_SECONDS = 5.0
+"""Work of a running job before it tells how long it will take: the first steps are slow."""
+
 SENTENCE_TOKENS = 24
 """Subwords of one sentence of a tagging task."""
 
@@ -65,6 +68,7 @@ class Estimator:
         self._sizes = sizes
         self._num_workers = num_workers
         self._ratios: defaultdict[str, list[float]] = defaultdict(list)
+        self._under_way: dict[str, float] = {}
         self._rate = speed
         if speed is None:
             with contextlib.suppress(OSError, ValueError, LookupError):  # estimates start from counted operations again
@@ -79,9 +83,9 @@ class Estimator:
         return seconds / workers + (WORKERS_SECONDS if workers > 1 else 0.0)
 
     def correction(self, kind: str) -> float:
-        """Real over counted seconds of the last jobs of a kind; 1 before any was timed."""
+        """Real over counted seconds of the last jobs of a kind; before one has ended, of one that runs; else 1."""
         ratios = self._ratios[kind]
-        return statistics.median(ratios) if ratios else 1.0
+        return statistics.median(ratios) if ratios else self._under_way.get(kind, 1.0)
 
     def has_timed(self, kind: str) -> bool:
         """Whether jobs of this kind have run over this storage."""
@@ -96,6 +100,11 @@ class Estimator:
         ratios = self._ratios[job.kind]
         ratios.append(record["seconds"] * record.get("workers", 1) / self.counted(job))
         del ratios[:-50]
+
+    def glimpse(self, job: Job, seconds: float, share: float) -> None:
+        """Take note of how long a share of a running job took; it counts until a job of its kind has ended."""
+        if not self._ratios[job.kind] and seconds > GLIMPSE_SECONDS and share > 0:
+            self._under_way[job.kind] = seconds * self.workers(job) / (share * self.counted(job))
 
     def save(self) -> None:
         """Keep what was learnt for the next sweep."""

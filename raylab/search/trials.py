@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
 
 from raylab.config import SearchConfig, StudyConfig
 from raylab.hashing import fingerprint
@@ -31,7 +33,8 @@ Values = Mapping[str, Any]
 """Of the searched fields, by dotted path."""
 
 _ABANDONED = "abandoned"  # a trial that was cut off before all its values were drawn: it is none
-_DRAWN = TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED
+_ENDED = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED
+_DRAWN = TrialState.RUNNING, *_ENDED
 _REPORTED = "perplexity"  # of a trial: how far it was behind, for early stopping
 
 _Found = dict[int, tuple[dict[str, Any], dict[str, float]]]
@@ -358,6 +361,22 @@ class TrialSearch:
                         constraints=self._violations(earlier.scores),
                     )
                 )
+
+
+def ended_trials(url: str, name: str) -> int:
+    """How many trials of a search, of this name in Optuna's storage, have ended; nothing is made there.
+
+    Raises:
+        InputError: The storage cannot be opened.
+    """
+    path = make_url(url).database if url.startswith("sqlite:") else None
+    if path is not None and not Path(path).is_file():
+        return 0
+    storage = open_storage(url)
+    if name not in optuna.get_all_study_names(storage):
+        return 0
+    trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False, states=_ENDED)
+    return sum(ORIGIN not in one.user_attrs and _ABANDONED not in one.user_attrs for one in trials)
 
 
 def search_name(study: StudyConfig, data: str) -> str:

@@ -83,6 +83,8 @@ def check_search(study: StudyConfig, search: SearchConfig, origin: str, with_val
     else:
         check_sampler(study, search, space, origin)
     scores = score_names(study)
+    if not scores:
+        raise InputError(f"{origin}: search.objective: without finetune, a study has no scores to search for")
     for name in search.objective:
         if name not in scores:
             raise InputError(

@@ -66,6 +66,18 @@ def test_workers_share_the_work_and_take_a_slot_each(storage: Storage) -> None:
     assert four.slot_seconds(_job()) == pytest.approx(4 * (250.0 + WORKERS_SECONDS))
 
 
+def test_a_running_job_tells_of_its_kind_until_one_has_ended(storage: Storage) -> None:
+    estimator = Estimator(storage, {}, {}, num_workers=2)
+    before = estimator.seconds(_job())
+    estimator.glimpse(_job(), 1.0, 0.5)  # too short to tell
+    assert estimator.seconds(_job()) == before
+    estimator.glimpse(_job(), 3600.0, 0.01)
+    assert estimator.seconds(_job()) == pytest.approx(360_000 + WORKERS_SECONDS)
+    estimator.learn(_job(), {"seconds": 1000.0, "workers": 2})
+    estimator.glimpse(_job(), 3600.0, 0.01)
+    assert estimator.seconds(_job()) == pytest.approx(1000 + WORKERS_SECONDS)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     variants=st.lists(st.sampled_from(["joint", "adapter", "meta_adapter"]), max_size=12),

@@ -18,7 +18,7 @@ from raylab.config import StudyConfig
 from raylab.config.search import without_password
 from raylab.errors import InputError
 from raylab.search import database
-from raylab.search.trials import TrialSearch
+from raylab.search.trials import TrialSearch, ended_trials
 from raylab.study import validate
 
 NUMBERS = {
@@ -154,6 +154,13 @@ def test_all_trials_that_were_asked_for_are_remembered(new: Callable[[str], str]
     search.prune(third, "it was behind")
     again = TrialSearch(study(sampler="random"), new("trials"), "data")
     assert again.tried() == [one[1] for one in asked if one is not None]
+    assert ended_trials(new("trials"), again.name) == 3
+    assert ended_trials(new("trials"), "another") == 0
+
+
+def test_who_asks_how_far_a_search_is_makes_none(tmp_path: Path) -> None:
+    assert ended_trials(f"sqlite:///{tmp_path}/none/trials.db", "any") == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_seed_draws_others(new: Callable[[str], str]) -> None:
