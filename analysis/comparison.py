@@ -228,7 +228,7 @@ def _side_by_side(layout: paper.Layout, frame: pd.DataFrame) -> str:
         paper.filled(layout, {cell: row[name] for cell, row in cells.items()}) for name in ("value", "paper")
     )
     parts = []
-    for task in dict.fromkeys(ours.columns.get_level_values("task")):
+    for task in dict.fromkeys(cell.column[0] for cell in cells):
         pairs = {
             (task, column): [
                 tables.MISSING

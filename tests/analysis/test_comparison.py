@@ -63,6 +63,16 @@ def test_a_hand_made_case(small: analysis.Results) -> None:
     assert frame.loc[("within", "joint"), "below_mono_low"] < 0 < frame.loc[("within", "joint"), "below_mono_high"]
 
 
+def test_a_task_without_a_score_yet_is_left_out(chosen_scores: Make) -> None:
+    study = Study("under way", (("en", "hi"),), ("mono", "joint"), ("ner", "pos"))
+    best = chosen_scores({("mono", "hi", "ner", "hi", "hi"): {0: 60.0}})
+    begun = frozenset({("ner", "hi"), ("pos", "hi")})
+    results = SimpleNamespace(study=study, best=lambda: best, layout_of_paper=lambda n: layout(n, study, begun))
+    text = comparison_text(results)  # type: ignore[arg-type]
+    assert "60.0 (89.1)" in text
+    assert "POS" not in text
+
+
 def test_agreement_is_counted(small: analysis.Results) -> None:
     (row,) = agreement(comparison(small)).to_dict("records")
     assert (row["table"], row["cells"]) == (2, 5)
