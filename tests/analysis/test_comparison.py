@@ -70,7 +70,7 @@ def test_a_task_without_a_score_yet_is_left_out(chosen_scores: Make) -> None:
     results = SimpleNamespace(study=study, best=lambda: best, layout_of_paper=lambda n: layout(n, study, begun))
     text = comparison_text(results)  # type: ignore[arg-type]
     assert "60.0 (89.1)" in text
-    assert "POS" not in text
+    assert "POS (F1)" not in text
 
 
 def test_agreement_is_counted(small: analysis.Results) -> None:
