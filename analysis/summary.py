@@ -105,6 +105,8 @@ def _differences(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def _interference_parts(results: Results, examples: bool) -> list[str]:
+    if not results.study.tasks:
+        return []  # a study of probes alone
     name = results.study.name
     frame = _main_rows(results.interference(examples=examples))
     if frame["difference"].isna().all():
