@@ -16,7 +16,7 @@ from analysis import sections
 from analysis.contrasts import with_all_sources
 from analysis.figures import png
 from analysis.findings import findings
-from analysis.heatmap import heat_panels
+from analysis.heatmap import furthest_difference, heat_panels
 from analysis.paper_parts import PaperPart, paper_parts
 from analysis.tables import MISSING, number
 
@@ -41,6 +41,7 @@ def report_page(results: Results, parts: list[PaperPart] | None = None, comparis
         "facts": sections.facts(results),
         "findings": findings(results),
         "panels": heat_panels(interference, results.study) if interference["difference"].notna().any() else [],
+        "furthest": furthest_difference(interference),
         "intervals": bool(interference["low"].notna().any()),
         "comparison": comparison,
         "tradeoff": sections.tradeoff(results),
@@ -91,7 +92,8 @@ def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, de
 def figure_html(figure: Figure, description: str) -> Markup:
     """A figure as a PNG inside the page."""
     data = base64.b64encode(png(figure)).decode("ascii")
-    return Markup(f'<img alt="{Markup.escape(description)}" src="data:image/png;base64,{data}">')
+    width = round(96 * figure.get_figwidth())  # text as large as the page's
+    return Markup(f'<img alt="{Markup.escape(description)}" width="{width}" src="data:image/png;base64,{data}">')
 
 
 @cache

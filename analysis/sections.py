@@ -96,7 +96,7 @@ def tradeoff(results: Results) -> Block | None:
         charts.append(
             svg.scatter_chart(
                 dots,
-                title=task_label(task),
+                title=f"{task_label(task)}: {points['targets'].iloc[0]}",
                 x_label=f"within-language {metric} (%)",
                 y_label=f"zero-shot {metric} (%)",
                 front=pareto_front([(dot.x, dot.y) for dot in dots]),
@@ -108,7 +108,8 @@ def tradeoff(results: Results) -> Block | None:
         return None
     shown = [variant for variant in results.study.variants if variant in set(frame["variant"])]
     text = (
-        "Up and to the right is better. No other variant is better in both on the line, the Pareto front of the means."
+        "Means over the target languages of which every variant has both scores. Up and to the right is better. The "
+        "dotted line, the Pareto front, joins the variants that no other beats in both means."
     )
     if frame["within_deviation"].notna().any():
         text += " Bars are standard deviations over seeds."
