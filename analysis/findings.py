@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.contrasts import CELL, Asked, Average, above_joint, cell_scores, told, with_all_sources
 from analysis.labels import main_metric, task_label
 from analysis.probe_findings import probe_findings
+from analysis.summary import renamed_metrics
 from analysis.tables import number
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def findings(results: Results) -> tuple[Finding, ...]:
     probed = probe_findings(results)
     found = [
         *([] if probed and results.best().empty else _interference(results, frame, within.get("mono"))),
+        *(Finding("Metrics", text) for text in renamed_metrics(results)),
         *_worst(results, frame),
         *_mended(results, within),
         *_transfer(zero_shot),
@@ -62,7 +64,10 @@ def _interference(results: Results, frame: pd.DataFrame, average: Average | None
         there = set(results.best()["variant"])
         missing = [name for name in ("mono", "joint") if name not in there]
         lack = f"the study has no scores of {' and '.join(missing)}" if missing else "no language has scores of both"
-        return [Finding("Interference", f"Whether languages hurt each other cannot be told: {lack}.")]
+        text = f"Whether languages hurt each other cannot be told: {lack}."
+        if not renamed_metrics(results):
+            text += f" What is missing may come by: {results.study.command(['mono', 'joint'])}"
+        return [Finding("Interference", text)]
     mean = average.mean
     if _is_zero(mean):
         verdict = "Within language, the joint models score as the monolingual ones do, on average"
@@ -111,8 +116,11 @@ def _worst(results: Results, frame: pd.DataFrame) -> list[Finding]:
         score = f"{number(worst['score'])}% against {number(worst['mono'])}% alone"
         text = f"The largest loss is of {worst['language']} in {worst['languages']} on {task_label(worst['task'])}: "
         text += f"{_points(worst['difference'])} ({score}{_between(worst['low'], worst['high'])}). "
-        clear = worst["verdict"] == "interference"
-        text += f"Corrected for all comparisons, this loss {'can' if clear else 'cannot'} be told from 0."
+        if worst["verdict"] == "unknown":
+            text += f"Whether it is chance is not known: {worst['reason']}."
+        else:
+            clear = worst["verdict"] == "interference"
+            text += f"Corrected for all comparisons, this loss {'can' if clear else 'cannot'} be told from 0."
         found.append(Finding("Largest loss", text))
     return found
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import analysis
@@ -26,6 +27,7 @@ class Stub:
 
     def __init__(self, best: pd.DataFrame, study: Study, draws: ScoreDraws | None = None) -> None:
         self._best, self.study, self._draws = best, study, draws
+        self.table = pa.Table.from_pandas(best[["task", "metric"]], preserve_index=False)
 
     def best(self) -> pd.DataFrame:
         return self._best
@@ -131,8 +133,16 @@ def test_what_is_missing_is_named(chosen_scores: Callable, study: Study) -> None
     cells = {place: values for place, values in scores(80.0, 78.0, 50.0, None, 2).items() if place[0] != "mono"}
     found = texts(Stub(chosen_scores(cells), study))
     assert found == {
-        "Interference": "Whether languages hurt each other cannot be told: the study has no scores of mono."
+        "Interference": "Whether languages hurt each other cannot be told: the study has no scores of mono. "
+        "What is missing may come by: python -m raylab.sweep toy.yaml"
     }
+
+
+def test_a_renamed_metric_is_named_and_no_sweep_is_advised(chosen_scores: Callable, study: Study) -> None:
+    stub = Stub(chosen_scores(scores(80.0, 78.0, 50.0, None, 1)).assign(metric="span_f1"), study)
+    found = texts(stub)
+    assert found["Metrics"].startswith("ner: no score in f1, by which it is compared; there are span_f1.")
+    assert "raylab.sweep" not in found["Interference"]
 
 
 def test_of_a_store(results: analysis.Results) -> None:
