@@ -57,7 +57,9 @@ def report_page(results: Results, parts: list[PaperPart] | None = None, comparis
     return _environment().get_template("report.html").render(context)
 
 
-def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, decimals: int = 1) -> Markup:
+def table_html(
+    frame: pd.DataFrame, caption: str = "", *, index: bool = True, decimals: int = 1, words: bool = False
+) -> Markup:
     """A frame as a table that scrolls inside its box, with headings that a screen reader can tell.
 
     Args:
@@ -65,6 +67,7 @@ def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, de
         caption: What it shows.
         index: Whether the index's levels are shown, as headings of the rows.
         decimals: Digits after the point of real numbers.
+        words: Whether cells are texts, which may be broken.
     """
     content = frame.to_html(
         index=index,
@@ -72,7 +75,7 @@ def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, de
         na_rep=MISSING,
         float_format=lambda value: number(value, decimals),
         index_names=False,
-        classes="table",
+        classes="table words" if words else "table",
         justify="unset",
     )
     head, rule, body = content.partition("</thead>")
