@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
 from analysis import paper, tables
-from analysis.interference import SeedScores, compare
+from analysis.claims import claims_text
+from analysis.interference import SeedScores
 from analysis.labels import in_variant_order
 from analysis.reference import AVERAGE, CELL, paper_scores
 from analysis.statistics import excludes_zero
+from analysis.uncertainty import Contrast, Uncertainty
 from raylab.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def compare_with_paper(results: Results, number: int) -> pd.DataFrame:
     """The scores of one of the paper's tables beside the paper's.
 
     Differences are paired by seed, as those of `analysis.interference.interference`. A cell's sign agrees where our
-    difference and the paper's have the same one; where the paper's is 0 there is none to agree with.
+    difference and the paper's have the same one; where either is 0 there is none to compare.
 
     Args:
         results: The study's results.
@@ -66,14 +68,16 @@ def compare_with_paper(results: Results, number: int) -> pd.DataFrame:
         languages (of the set, joined by `-`), language, value and paper (percent; value is NaN where missing),
         below_mono and paper_below_mono (mono minus the variant, percentage points), above_joint and paper_above_joint
         (the variant minus joint; in Table 4, joint of three languages minus that of two); for each difference of ours
-        also its interval over seeds, `_low` and `_high`, and whether its sign agrees, `_agrees` (True, False or NA).
+        also its interval from all sources of chance at hand, `_low` and `_high`, what these are, `_basis`, and whether
+        its sign agrees, `_agrees` (True, False or NA).
 
     Raises:
         InputError: If the study has no such table, or shares no score of it with the paper.
     """
     layout = results.layout_of_paper(number)
     scores, printed, of_table = SeedScores(results.best(), results.study), _printed(), set(_printed(number))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    contrasts: dict[tuple[int, str], Contrast] = {}
     for cell in layout.cells:
         if _key(cell) not in of_table or (cell.variant == "external" and not _is_xlm(results)):
             continue
@@ -86,13 +90,19 @@ def compare_with_paper(results: Results, number: int) -> pd.DataFrame:
             "paper": printed[_key(cell)],
         }
         for name, baseline in (("below_mono", _mono_of(cell)), ("above_joint", _joint_of(cell, number))):
-            base = paper.scores_of(baseline, scores) if baseline else {}
-            ours = compare(base, own).difference if name == "below_mono" else compare(own, base).difference
             theirs = printed.get(_key(baseline), float("nan")) - printed[_key(cell)] if baseline else float("nan")
-            theirs = theirs if name == "below_mono" else -theirs
-            row |= {name: ours.mean, f"paper_{name}": theirs, f"{name}_low": ours.low, f"{name}_high": ours.high}
-            row[f"{name}_agrees"] = _same_sign(ours.mean, theirs)
+            if baseline:
+                places = [one.place(results.study) for one in (baseline, cell)]
+                contrasts[len(rows), name] = scores.contrast(*(places if name == "below_mono" else places[::-1]))
+            row[f"paper_{name}"] = theirs if name == "below_mono" else -theirs
         rows.append(row)
+    measured = dict(zip(contrasts, results.uncertainty(list(contrasts.values())), strict=True))
+    for place, row in enumerate(rows):
+        for name in _DIFFERENCES:
+            found = measured.get((place, name), Uncertainty())
+            row[name] = contrasts[place, name].mean if (place, name) in contrasts else float("nan")
+            row |= {f"{name}_low": found.total_low, f"{name}_high": found.total_high, f"{name}_basis": found.basis}
+            row[f"{name}_agrees"] = _same_sign(row[name], row[f"paper_{name}"])
     frame = pd.DataFrame(rows)
     if frame.empty or frame["value"].isna().all():
         raise InputError(f"table {number} of the paper and study {results.study.name!r} have no score in common")
@@ -110,7 +120,7 @@ def agreement(frame: pd.DataFrame, by: Sequence[str] = ("table",)) -> pd.DataFra
     Returns:
         `by`, cells (compared), difference (mean of ours minus the paper's, percentage points) and, for below_mono and
         above_joint: its mean, paper_ its mean in the paper over the same cells, _same (cells of the same sign), _of
-        (of how many), _clear (cells whose interval over seeds excludes 0) and _clear_same (of these, of the same sign).
+        (of how many), _clear (cells whose interval excludes 0) and _clear_same (of these, of the same sign).
     """
     compared = frame[frame["value"].notna()]
     if "table" not in by:
@@ -159,13 +169,13 @@ def rank_agreement(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_text(results: Results) -> str:
-    """The comparison for a terminal: what can be compared, where signs and ranks agree, and each table.
+    """The comparison for a terminal: the paper's claims, where signs and ranks agree, and each table.
 
     Raises:
         InputError: If the study and the paper have no score in common.
     """
     frame = comparison(results)
-    parts = [_title(results), _agreement_text(frame)]
+    parts = [_title(results), claims_text(results), _agreement_text(frame)]
     for number in frame["table"].unique():
         parts.append(f"Table {number}: {paper.TITLES[number]}; the paper's in brackets")
         parts.append(_side_by_side(results.layout_of_paper(number), frame[frame["table"] == number]))
@@ -205,9 +215,11 @@ def _agreement_text(frame: pd.DataFrame) -> str:
             f"{words}, percentage points, mean over cells: {same} of {of} signs are the paper's\n\n{tables.text(shown)}"
         )
     if parts:
+        bases = sorted({basis for name in _DIFFERENCES for basis in frame[f"{name}_basis"]} - {""})
         parts.append(
-            "Clear: the 95 % confidence interval over seeds excludes 0. Half of all signs agree by chance, and the "
-            "cells of one model are not independent."
+            f"Clear: the 95% interval of the cell ({' or '.join(bases) or 'of which none is known'}) excludes 0, not\n"
+            "corrected for the number of cells. Half of all signs agree by chance, cells of one model are not "
+            "independent,\nand the paper has one run of each model: the counts have no interval of their own."
         )
     if not ranks.empty:
         means = ranks.assign(of=np.where(ranks["language"] == AVERAGE, "averages", "languages"))
@@ -228,7 +240,7 @@ def _side_by_side(layout: paper.Layout, frame: pd.DataFrame) -> str:
         paper.filled(layout, {cell: row[name] for cell, row in cells.items()}) for name in ("value", "paper")
     )
     parts = []
-    for task in dict.fromkeys(ours.columns.get_level_values("task")):
+    for task in dict.fromkeys(cell.column[0] for cell in cells):
         pairs = {
             (task, column): [
                 tables.MISSING
@@ -236,10 +248,11 @@ def _side_by_side(layout: paper.Layout, frame: pd.DataFrame) -> str:
                 else f"{tables.number(mine)} ({tables.number(other)})"
                 for mine, other in zip(ours[task, column], theirs[task, column], strict=True)
             ]
-            for column in ours[task].dropna(axis=1, how="all")
+            for heading, column in ours.dropna(axis="columns", how="all")
+            if heading == task
         }
         shown = pd.DataFrame(pairs, index=ours.index)
-        parts.append(tables.text(shown[ours[task].notna().any(axis=1)], blocks=True))
+        parts.append(tables.text(shown[ours[list(pairs)].notna().any(axis="columns")], blocks=True))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -293,7 +306,7 @@ def _is_xlm(results: Results) -> bool:
 
 
 def _same_sign(ours: float, theirs: float) -> bool | None:
-    if np.isnan(ours) or np.isnan(theirs) or theirs == 0:
+    if np.isnan(ours) or np.isnan(theirs) or ours == 0 or theirs == 0:
         return None
     return bool(np.sign(ours) == np.sign(theirs))
 

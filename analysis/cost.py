@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.contrasts import average_difference
+from analysis.contrasts import Average
 from analysis.jobs import Job
 from analysis.study import Study
+
+_NAN = float("nan")
 
 
 def hour_unit(configuration: Mapping[str, Any]) -> str:
@@ -53,8 +55,7 @@ def cost_of_variants(
     jobs: Sequence[Job],
     study: Study,
     configuration: Mapping[str, Any],
-    within: pd.DataFrame,
-    zero_shot: pd.DataFrame,
+    gained: Mapping[tuple[str, str], Average],
     chosen: Mapping[tuple[str, str], str],
 ) -> pd.DataFrame:
     """What a language set costs with each variant, and what that buys over the joint models.
@@ -63,15 +64,14 @@ def cost_of_variants(
         jobs: The study's pretraining jobs; a model that was trained in segments costs all of them.
         study: The study's outline.
         configuration: The study's configuration, or nothing.
-        within: `analysis.contrasts.cell_scores` within language.
-        zero_shot: Likewise across languages.
+        gained: `analysis.contrasts.above_joint`.
         chosen: The recipe of each variant and model's languages; other recipes are the search's cost, not the model's.
 
     Returns:
         For each variant that has finished models: variant, hours and tokens of pretraining (means over language sets
         and seeds; a set needs a mono model for each language), ratio (hours over joint's), within and zero_shot
-        (points gained over joint, means over cells and seeds), hours_per_point (hours more than joint's for each point
-        gained within language; NaN where nothing is gained or nothing costs more).
+        (points gained over joint, means over cells and seeds), hours_per_point and tokens_per_point (more than joint's
+        for each point gained within language; NaN where no gain can be told from 0, or nothing costs more).
     """
     spent: dict[tuple[str, str], dict[str, list[float]]] = {}
     for job in jobs:
@@ -91,13 +91,18 @@ def cost_of_variants(
             if all(known):
                 sets.append(np.sum([np.mean(list(seeds.values()), axis=0) for seeds in known if seeds], axis=0))
         if sets:
-            gained = [average_difference(scores, variant, "joint").interval.mean for scores in (within, zero_shot)]
-            rows.append((variant, *np.mean(sets, axis=0), *gained))
-    frame = pd.DataFrame(rows, columns=["variant", "hours", "tokens", "within", "zero_shot"])
-    joint = frame.loc[frame["variant"] == "joint", "hours"]
-    base = float(joint.iloc[0]) if len(joint) and joint.iloc[0] > 0 else float("nan")
-    frame.insert(3, "ratio", frame["hours"] / base)
-    extra = frame["hours"] - base
-    worthwhile = (frame["within"] > 0) & (extra > 0)
-    frame["hours_per_point"] = (extra / frame["within"]).where(worthwhile)
-    return frame
+            points = [
+                gained[setting, variant].mean if (setting, variant) in gained else 0.0 if variant == "joint" else _NAN
+                for setting in ("within", "zero_shot")
+            ]
+            told = ("within", variant) in gained and gained["within", variant].told
+            rows.append((variant, *np.mean(sets, axis=0), *points, told))
+    frame = pd.DataFrame(rows, columns=["variant", "hours", "tokens", "within", "zero_shot", "told"])
+    joint = frame.loc[frame["variant"] == "joint", ["hours", "tokens"]]
+    base = joint.iloc[0].where(joint.iloc[0] > 0) if len(joint) else pd.Series(_NAN, ["hours", "tokens"])
+    frame.insert(3, "ratio", frame["hours"] / base["hours"])
+    gains = frame["within"].where(frame["told"] & (frame["within"] > 0))
+    for name in ("hours", "tokens"):
+        extra = frame[name] - base[name]
+        frame[f"{name}_per_point"] = extra.where(extra > 0) / gains
+    return frame.drop(columns="told")

@@ -11,11 +11,12 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.typing import LineStyleType
 
 _ACROSS = 3  # panels in one row
 
 
-def draw_curve(panel: Axes, curve: pd.DataFrame, colour: str, label: str, style: str) -> None:
+def draw_curve(panel: Axes, curve: pd.DataFrame, colour: str, label: str, style: LineStyleType) -> None:
     """A line of value by step, with a band from low to high where these differ."""
     panel.plot(curve["step"], curve["value"], color=colour, linestyle=style, linewidth=1.6, label=label)
     if (curve["high"] > curve["low"]).any():

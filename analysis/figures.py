@@ -14,6 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.contrasts import with_all_sources
 from analysis.labels import main_metric, metric_label, task_label
 from analysis.study import Study
 from analysis.tables import number
@@ -47,13 +48,14 @@ _WITHOUT_DATE: dict[str, dict[str, None]] = {
 def interference_heatmap(frame: pd.DataFrame, study: Study) -> Figure:
     """Mono minus each variant, a panel a task: languages of each set down, variants across.
 
-    Red is interference, blue a gain; where there are several seeds, a second line has half the width of the interval.
+    Red is interference, blue a gain; a second line has half the width of the interval from all sources of chance at
+    hand, where there is one.
 
     Args:
         frame: What `analysis.interference.interference` returns; only main metrics are drawn.
         study: The study's outline.
     """
-    frame = frame[frame["metric"] == frame["task"].map(main_metric)]
+    frame = with_all_sources(frame[frame["metric"] == frame["task"].map(main_metric)])
     tasks = [task for task in study.tasks if task in set(frame["task"])]
     variants = [variant for variant in study.variants if variant in set(frame["variant"])]
     known = set(frame[["languages", "language"]].itertuples(index=False, name=None))
@@ -80,7 +82,8 @@ def interference_heatmap(frame: pd.DataFrame, study: Study) -> Figure:
     )
     label = "mono − model, test score (percentage points)\n← gain from training together      interference →"
     if frame["high"].notna().any():
-        label += "\n±: half the width of the confidence interval over seeds"
+        basis = " and ".join(dict.fromkeys(name for name in frame["basis"] if name))
+        label += f"\n±: half the width of the 95% interval from {basis}"
     colours.set_label(label)
     colours.outline.set_visible(False)
     figure.suptitle(f"Negative interference within language, study {study.name}")
@@ -156,7 +159,7 @@ def _draw_cells(
             values[row, column] = cell["difference"]
             label = number(cell["difference"], signed=True).replace("-", "−")
             if not np.isnan(cell["high"]):
-                label += f"\n±{number(cell['high'] - cell['difference'])}"
+                label += f"\n±{number((cell['high'] - cell['low']) / 2)}"
             # White on the dark ends of the map.
             colour = "white" if abs(scale(values[row, column]) - 0.5) > 0.33 else "black"
             panel.text(column, row, label, ha="center", va="center", color=colour, fontsize="small", linespacing=0.95)

@@ -64,7 +64,7 @@ def heat_panels(frame: pd.DataFrame, study: Study) -> list[HeatPanel]:
     """
     frame = frame[frame["metric"] == frame["task"].map(main_metric)]
     frame = with_all_sources(frame).assign(told=told(frame))
-    furthest = max(1.0, frame["difference"].abs().max())  # a study without interference looks pale
+    furthest = furthest_difference(frame)
     variants = [variant for variant in study.variants if variant in set(frame["variant"])]
     panels = []
     for task in study.tasks:
@@ -80,6 +80,15 @@ def heat_panels(frame: pd.DataFrame, study: Study) -> list[HeatPanel]:
         if rows:
             panels.append(HeatPanel(task_label(task), variants, rows))
     return panels
+
+
+def furthest_difference(frame: pd.DataFrame) -> float:
+    """Percentage points at the ends of the scale of colour, at least 1: a study without interference looks pale.
+
+    Args:
+        frame: What `Results.interference` returns.
+    """
+    return float(max(1.0, frame.loc[frame["metric"] == frame["task"].map(main_metric), "difference"].abs().max()))
 
 
 def _cell(row: dict | None, furthest: float) -> HeatCell:

@@ -16,7 +16,7 @@ from analysis import sections
 from analysis.contrasts import with_all_sources
 from analysis.figures import png
 from analysis.findings import findings
-from analysis.heatmap import heat_panels
+from analysis.heatmap import furthest_difference, heat_panels
 from analysis.paper_parts import PaperPart, paper_parts
 from analysis.tables import MISSING, number
 
@@ -41,6 +41,7 @@ def report_page(results: Results, parts: list[PaperPart] | None = None, comparis
         "facts": sections.facts(results),
         "findings": findings(results),
         "panels": heat_panels(interference, results.study) if interference["difference"].notna().any() else [],
+        "furthest": furthest_difference(interference),
         "intervals": bool(interference["low"].notna().any()),
         "comparison": comparison,
         "tradeoff": sections.tradeoff(results),
@@ -56,7 +57,9 @@ def report_page(results: Results, parts: list[PaperPart] | None = None, comparis
     return _environment().get_template("report.html").render(context)
 
 
-def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, decimals: int = 1) -> Markup:
+def table_html(
+    frame: pd.DataFrame, caption: str = "", *, index: bool = True, decimals: int = 1, words: bool = False
+) -> Markup:
     """A frame as a table that scrolls inside its box, with headings that a screen reader can tell.
 
     Args:
@@ -64,6 +67,7 @@ def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, de
         caption: What it shows.
         index: Whether the index's levels are shown, as headings of the rows.
         decimals: Digits after the point of real numbers.
+        words: Whether cells are texts, which may be broken.
     """
     content = frame.to_html(
         index=index,
@@ -71,7 +75,7 @@ def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, de
         na_rep=MISSING,
         float_format=lambda value: number(value, decimals),
         index_names=False,
-        classes="table",
+        classes="table words" if words else "table",
         justify="unset",
     )
     head, rule, body = content.partition("</thead>")
@@ -91,7 +95,8 @@ def table_html(frame: pd.DataFrame, caption: str = "", *, index: bool = True, de
 def figure_html(figure: Figure, description: str) -> Markup:
     """A figure as a PNG inside the page."""
     data = base64.b64encode(png(figure)).decode("ascii")
-    return Markup(f'<img alt="{Markup.escape(description)}" src="data:image/png;base64,{data}">')
+    width = round(96 * figure.get_figwidth())  # text as large as the page's
+    return Markup(f'<img alt="{Markup.escape(description)}" width="{width}" src="data:image/png;base64,{data}">')
 
 
 @cache

@@ -95,7 +95,7 @@ def figure_1(results: Results, task: str = "ner") -> Figure:
     axes.margins(y=0.1)
     plain_axes(axes)
     draw_legend(drawing, [axes], "outside lower center", len(variants))
-    drawing.suptitle(f"{task.upper()}: monolingual against multilingual models, study {study.name}")
+    drawing.suptitle(f"{task.upper()}: monolingual against multilingual models\nstudy {study.name}")
     return drawing
 
 

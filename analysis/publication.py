@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, ViewType
 
 from analysis import tables
-from analysis.contrasts import average_difference, cells_of
+from analysis.contrasts import Asked, above_joint, cell_scores
 from analysis.findings import findings
 from analysis.tracking import connect, find_experiment
 
@@ -93,14 +93,16 @@ def means_by_variant(results: Results) -> pd.DataFrame:
     Returns:
         Columns variant, within, mono − it, zero-shot, it − joint (in zero-shot); means over tasks, languages and seeds.
     """
-    within, zero_shot = (cells_of(results, setting) for setting in ("within", "zero_shot"))
+    best, study = results.best(), results.study
+    scores = [cell_scores(best, study, setting) for setting in ("within", "zero_shot")]
+    there = [name for name in study.variants if any(name in set(of_setting["variant"]) for of_setting in scores)]
+    lost = results.average_differences([Asked("within", "mono", variant) for variant in there])
+    won = above_joint(results)
     rows = []
-    for variant in results.study.variants:
-        if variant in set(within["variant"]) | set(zero_shot["variant"]):
-            means = [scores.loc[scores["variant"] == variant, "value"].mean() for scores in (within, zero_shot)]
-            lost = average_difference(within, "mono", variant).interval.mean if variant != "mono" else float("nan")
-            won = average_difference(zero_shot, variant, "joint").interval.mean if variant != "joint" else float("nan")
-            rows.append((variant, means[0], lost, means[1], won))
+    for variant, loss in zip(there, lost, strict=True):
+        means = [of_setting.loc[of_setting["variant"] == variant, "value"].mean() for of_setting in scores]
+        gain = won["zero_shot", variant].mean if ("zero_shot", variant) in won else float("nan")
+        rows.append((variant, means[0], loss.mean if variant != "mono" else float("nan"), means[1], gain))
     return pd.DataFrame(rows, columns=["variant", "within", "mono − it", "zero-shot", "it − joint"])
 
 

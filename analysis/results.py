@@ -13,13 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis import averages, interference, paper, queries, selection
+from analysis import averages, contrasts, interference, paper, queries, selection
 from analysis.cache import cache_folder, read_study_runs
 from analysis.examples import load_examples
 from analysis.runs import current_rows, newest_by_key, recipe_parameters
 from analysis.study import Study, read_study
 from analysis.tracking import connect, find_store
-from analysis.uncertainty import ScoreDraws
+from analysis.uncertainty import Contrast, ScoreDraws, Uncertainty, measure
 from raylab.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,6 +137,14 @@ class Results:
     ) -> pd.DataFrame:
         """Interference averaged over languages; see `analysis.averages.averages`."""
         return self._view(averages.averages, baseline, level, self._draws(examples), correction)
+
+    def uncertainty(self, differences: Sequence[Contrast]) -> list[Uncertainty]:
+        """How sure differences are, by seeds and by test examples; see `analysis.uncertainty.measure`."""
+        return measure(differences, self._resampled_examples)
+
+    def average_differences(self, asked: Sequence[contrasts.Asked]) -> list[contrasts.Average]:
+        """Differences averaged over cells, with all sources of chance; see `analysis.contrasts.average_differences`."""
+        return contrasts.average_differences(self._best, self.study, asked, self._resampled_examples)
 
     def table_of_paper(self, number: int) -> pd.DataFrame:
         """The study in the layout of one of the paper's Tables 2 to 7; see `analysis.paper.table`.

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import yaml
 
 from analysis import svg
-from analysis.contrasts import cells_of
+from analysis.contrasts import above_joint
 from analysis.cost import cost_by_kind, cost_of_variants, hour_unit
 from analysis.curves import MOST_CHARTS, gradient_charts, loss_charts, perplexity_charts
 from analysis.jobs import jobs
@@ -96,7 +96,7 @@ def tradeoff(results: Results) -> Block | None:
         charts.append(
             svg.scatter_chart(
                 dots,
-                title=task_label(task),
+                title=f"{task_label(task)}: {points['targets'].iloc[0]}",
                 x_label=f"within-language {metric} (%)",
                 y_label=f"zero-shot {metric} (%)",
                 front=pareto_front([(dot.x, dot.y) for dot in dots]),
@@ -108,7 +108,8 @@ def tradeoff(results: Results) -> Block | None:
         return None
     shown = [variant for variant in results.study.variants if variant in set(frame["variant"])]
     text = (
-        "Up and to the right is better. No other variant is better in both on the line, the Pareto front of the means."
+        "Means over the target languages of which every variant has both scores. Up and to the right is better. The "
+        "dotted line, the Pareto front, joins the variants that no other beats in both means."
     )
     if frame["within_deviation"].notna().any():
         text += " Bars are standard deviations over seeds."
@@ -254,16 +255,16 @@ def cost(results: Results) -> Block | None:
     kinds = cost_by_kind(everything, configuration)
     if kinds.empty:
         return None
-    within, zero_shot = (cells_of(results, setting) for setting in ("within", "zero_shot"))
     pretraining = [job for job in everything if job.kind == "pretrain"]
-    frame = cost_of_variants(pretraining, results.study, configuration, within, zero_shot, results.chosen_recipes())
+    gained, recipes = above_joint(results), results.chosen_recipes()
+    frame = cost_of_variants(pretraining, results.study, configuration, gained, recipes)
     text = f"{number(kinds['hours'].sum())} {unit} in all finished jobs of the study, "
     text += "those included that another study had done. "
     worthwhile = frame.dropna(subset="hours_per_point")
     if len(worthwhile):
         cheapest = worthwhile.nsmallest(1, "hours_per_point").iloc[0]
         text += f"A point gained over joint within language costs least with {cheapest['variant']}: "
-        text += f"{number(cheapest['hours_per_point'], 2)} {unit} of pretraining more for each language set. "
+        text += f"{cheapest['hours_per_point']:.2g} {unit} of pretraining more for each language set. "
     names = {
         "hours": f"pretraining ({unit} a set)",
         "tokens": "tokens (millions)",
@@ -271,9 +272,12 @@ def cost(results: Results) -> Block | None:
         "within": "points over joint, within",
         "zero_shot": "points over joint, zero-shot",
         "hours_per_point": f"{unit} more for a point within",
+        "tokens_per_point": "tokens (millions) more for a point within",
     }
-    frame["tokens"] /= 1e6
+    frame[["tokens", "tokens_per_point"]] /= 1e6
     kinds["tokens"] /= 1e6
+    for column in ("hours", "hours_per_point"):  # of a small study, thousandths
+        frame[column] = [number(value) if pd.isna(value) or value >= 100 else f"{value:.3g}" for value in frame[column]]
     tables = []
     if len(frame):
         tables.append(

@@ -23,6 +23,7 @@ _EXTREME = 10  # groups at each end of Figure 4b, as in the paper
 _MODULES = ("attention", "ffn")
 _BASELINE = "#555555"
 _MARKERS = "osD^vP<*pX"
+_DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
 def figure_4(
@@ -166,9 +167,9 @@ def _comparable_losses(results: Results) -> pd.DataFrame:
 def _draw_losses(panel: Axes, losses: pd.DataFrame) -> None:
     means = losses.groupby(["variant", "seed", "step"])["value"].mean().reset_index()
     averaged = measurements.over_seeds(measurements.smoothed(means))
-    for variant in in_variant_order(averaged["variant"]):
+    for place, variant in enumerate(in_variant_order(averaged["variant"])):
         curve = averaged[averaged["variant"] == variant]
-        draw_curve(panel, curve, variant_style(variant)[0], variant, "-")
+        draw_curve(panel, curve, variant_style(variant)[0], variant, _DASHES[place % len(_DASHES)])
     panel.set_xscale("log")
     plain_logarithm(panel.xaxis)
     panel.set_xlabel("pretraining step, after the warm-up")

@@ -27,7 +27,7 @@ def interference_text(results: Results, *, examples: bool = True) -> str:
         results: The study's results.
         examples: Account for test examples too: the predictions of all chosen jobs are read, some milliseconds each.
     """
-    parts = [*_interference_parts(results, examples), *_transfer_parts(results), *_renamed_metrics(results)]
+    parts = [*_interference_parts(results, examples), *_transfer_parts(results), *renamed_metrics(results)]
     return "\n\n".join(parts)
 
 
@@ -105,14 +105,16 @@ def _differences(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def _interference_parts(results: Results, examples: bool) -> list[str]:
+    if not results.study.tasks:
+        return []  # a study of probes alone
     name = results.study.name
     frame = _main_rows(results.interference(examples=examples))
     if frame["difference"].isna().all():
+        unknown = (
+            f"Negative interference, study {name}: not known, as no language has scores of mono and another variant."
+        )
         remedy = results.study.command(["mono", "joint"])
-        return [
-            f"Negative interference, study {name}: not known, as no language has scores of mono and another variant.\n"
-            f"What is missing may come by: {remedy}"
-        ]
+        return [unknown if renamed_metrics(results) else f"{unknown}\nWhat is missing may come by: {remedy}"]
     title = (
         f"Negative interference, study {name}\n"
         "Test score in percent, finetuned and tested on the language; in brackets mono minus the model, in points:\n"
@@ -231,7 +233,7 @@ def _sources(tested: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _renamed_metrics(results: Results) -> list[str]:
+def renamed_metrics(results: Results) -> list[str]:
     """Tasks that have scores, but none in the metric by which models are chosen and compared."""
     found: dict[str, list[str]] = {}
     pairs = results.table.select(["task", "metric"]).group_by(["task", "metric"]).aggregate([]).to_pylist()

@@ -139,7 +139,7 @@ def scatter_chart(
     corners = "L".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in front)
     if corners.count("L"):
         parts.append(f'<path class="front" d="M{corners}"><title>Pareto front</title></path>')
-    names = _Names(frame, [(label, frame.x(x)) for label, x in verticals])
+    names = _Names(frame, [(label, frame.x(x)) for label, x in verticals], dots)
     for dot in dots:
         parts.append(_bars(dot, frame))
         shape = _SHAPES[_SERIES.get(dot.series, ("circle", ""))[0]]
@@ -208,12 +208,13 @@ class _Frame:
 
 
 class _Names:
-    """Puts labels beside dots, where no other label stands yet."""
+    """Puts labels beside dots, where no other label and no dot stands."""
 
-    def __init__(self, frame: _Frame, verticals: Sequence[tuple[str, float]]) -> None:
+    def __init__(self, frame: _Frame, verticals: Sequence[tuple[str, float]], dots: Sequence[Dot]) -> None:
         self._frame = frame
         # Left, right and baseline.
         self._taken = [(x - 6.1 * len(label) - 4, x + 2, _TOP + 10.0) for label, x in verticals]
+        self._taken += [(frame.x(dot.x) - 6, frame.x(dot.x) + 6, frame.y(dot.y) + 4) for dot in dots]
 
     def place(self, dot: Dot) -> str:
         x, y, width = self._frame.x(dot.x), self._frame.y(dot.y), 6.1 * len(dot.label)

@@ -27,6 +27,7 @@ STALE = "stale"
 """Tag of the runs that an earlier version of the study left."""
 
 _ANSWER_SECONDS = 10.0
+_SQLITE = b"SQLite format 3\x00"  # what every such file begins with
 
 
 def find_store(tracking_uri: str | None) -> str:
@@ -163,6 +164,9 @@ def _check_answers(address: str) -> None:
     if (file := database_file(address)) is not None:
         if not file.is_file():
             raise InputError(f"no results at {address}: there is no file {file}")
+        with file.open("rb") as content:
+            if content.read(len(_SQLITE)) not in (_SQLITE, b""):
+                raise InputError(f"no results at {address}: {file} is no SQLite database")
     elif address.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_ANSWER_SECONDS).close()

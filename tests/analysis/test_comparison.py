@@ -12,18 +12,26 @@ from paper_study import STUDIES, known, paper_as_best
 from scipy.stats import kendalltau, spearmanr
 
 import analysis
+from analysis.claims import claims
 from analysis.comparison import agreement, compare_with_paper, comparison, comparison_text, rank_agreement
+from analysis.contrasts import average_differences
 from analysis.paper import layout
+from analysis.paper.layouts import Known
 from analysis.study import Study
+from analysis.uncertainty import ScoreDraws, measure
 from raylab.errors import InputError
 
 Make = Callable[[dict], pd.DataFrame]
 
 
-def results_of(best: pd.DataFrame, study: Study) -> analysis.Results:
+def results_of(best: pd.DataFrame, study: Study, places: Known | None = None) -> analysis.Results:
     """As much of the results as a comparison reads."""
     return SimpleNamespace(  # type: ignore[return-value]
-        study=study, best=lambda: best, layout_of_paper=lambda number: layout(number, study, known(best))
+        study=study,
+        best=lambda: best,
+        layout_of_paper=lambda number: layout(number, study, places or known(best)),
+        uncertainty=lambda differences: measure(differences, ScoreDraws()),
+        average_differences=lambda asked: average_differences(best, study, asked),
     )
 
 
@@ -59,8 +67,47 @@ def test_a_hand_made_case(small: analysis.Results) -> None:
     }
     assert frame["above_joint_agrees"].dropna().to_dict() == {("within", "ffn"): True, ("zero_shot", "ffn"): False}
     # Mono minus ffn is -1 with both seeds, mono minus joint 2 and 3.
-    assert frame.loc[("within", "ffn"), ["below_mono_low", "below_mono_high"]].to_list() == pytest.approx([-1.0, -1.0])
+    assert frame.loc[("within", "ffn"), "below_mono_low"] < -1.0 < frame.loc[("within", "ffn"), "below_mono_high"] < 0.0
+    assert frame.loc[("within", "ffn"), "below_mono_basis"] == "2 seeds alone"
     assert frame.loc[("within", "joint"), "below_mono_low"] < 0 < frame.loc[("within", "joint"), "below_mono_high"]
+
+
+def test_a_task_without_a_score_yet_is_left_out(chosen_scores: Make) -> None:
+    study = Study("under way", (("en", "hi"),), ("mono", "joint"), ("ner", "pos"))
+    best = chosen_scores({("mono", "hi", "ner", "hi", "hi"): {0: 60.0}})
+    begun = frozenset({("ner", "hi"), ("pos", "hi")})
+    text = comparison_text(results_of(best, study, begun))
+    assert "60.0 (89.1)" in text
+    assert "POS (F1)" not in text
+
+
+def test_equal_scores_have_no_sign(chosen_scores: Make) -> None:
+    cells = {
+        ("joint", "en-hi", "ner", "en", "hi"): {0: 0.0},
+        ("ffn", "en-hi", "ner", "en", "hi"): {0: 0.0},
+    }
+    study = Study("floor", (("en", "hi"),), ("mono", "joint", "ffn"), ("ner",))
+    (row,) = agreement(compare_with_paper(results_of(chosen_scores(cells), study), 2)).to_dict("records")
+    assert (row["above_joint"], row["above_joint_of"]) == (0.0, 0)
+
+
+def test_claims_of_the_paper_have_a_verdict_each(chosen_scores: Make) -> None:
+    cells: dict = {}
+    for language in ("en", "hi"):
+        of_variant = {"mono": 60.0, "joint": 58.0, "ffn": 57.0, "attn": 57.1, "adapter": 58.1}
+        for variant, score in of_variant.items():
+            seeds = {seed: score + 0.01 * seed * len(variant) for seed in range(4)}
+            cells[variant, language if variant == "mono" else "en-hi", "ner", language, language] = seeds
+    cells["attn", "en-hi", "ner", "hi", "hi"] = {0: 50.0, 1: 60.0, 2: 57.0, 3: 63.0}
+    study = Study("claims", (("en", "hi"),), ("mono", "joint", "ffn", "attn", "adapter"), ("ner",))
+    frame = claims(results_of(chosen_scores(cells), study)).set_index("claim")
+    assert frame["verdict"].to_dict() == {
+        "mono above joint": "agrees",
+        "ffn above attn": "not told",
+        "adapter near joint": "agrees",
+    }
+    assert frame.loc["mono above joint", "ours"] == pytest.approx(2.0, abs=0.02)
+    assert frame.loc["mono above joint", "paper"] == pytest.approx(1.69, abs=0.005)  # of 18 cells, added up by hand
 
 
 def test_agreement_is_counted(small: analysis.Results) -> None:

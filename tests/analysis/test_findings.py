@@ -1,30 +1,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import analysis
-from analysis.contrasts import average_difference, cell_scores
+from analysis.contrasts import Asked, Average, average_differences
+from analysis.examples import Examples, Outcomes
 from analysis.findings import findings
 from analysis.interference import interference
+from analysis.runs import runs_table
 from analysis.study import Study
+from analysis.uncertainty import ScoreDraws
 
 
 class Stub:
     """As much of `Results` as findings need, of scores that no store has."""
 
-    def __init__(self, best: pd.DataFrame, study: Study) -> None:
-        self._best, self.study = best, study
+    runs = runs_table([])
+
+    def __init__(self, best: pd.DataFrame, study: Study, draws: ScoreDraws | None = None) -> None:
+        self._best, self.study, self._draws = best, study, draws
+        self.table = pa.Table.from_pandas(best[["task", "metric"]], preserve_index=False)
 
     def best(self) -> pd.DataFrame:
         return self._best
 
     def interference(self) -> pd.DataFrame:
-        return interference(self._best, self.study)
+        return interference(self._best, self.study, draws=self._draws)
+
+    def average_differences(self, asked: Sequence[Asked]) -> list[Average]:
+        return average_differences(self._best, self.study, asked, self._draws)
 
 
 def texts(results: Any) -> dict[str, str]:
@@ -58,7 +70,8 @@ def test_sentences_follow_the_numbers(chosen_scores: Callable, study: Study) -> 
     assert found["Mending"].startswith("ffn scores highest of the variants within language, 1.0 point above joint")
     assert "50% of what joint loses" in found["Mending"]
     assert "No variant transfers better than joint" in found["Transfer"]
-    assert found["Trade-off"].endswith("Better within language at the price of transfer: ffn.")
+    assert "Better within language at the price of transfer: ffn." in found["Trade-off"]
+    assert "Both differences can be told from 0 for ffn." in found["Trade-off"]
     assert "at most 3 seeds, not of test examples" in found["Doubt"]
 
 
@@ -78,12 +91,58 @@ def test_one_seed_says_that_it_is_one(chosen_scores: Callable, study: Study) -> 
     assert "There is one seed" in found["Doubt"]
 
 
+def test_one_seed_has_intervals_from_test_examples(chosen_scores: Callable, study: Study) -> None:
+    right = {"mono": 0.8, "joint": 0.7, "ffn": 0.71}
+    random = np.random.default_rng(0)
+    outcomes, cells = {}, {}
+    for variant, share in right.items():
+        for language in ("en", "fr"):
+            hits = (random.random(2000) < share).astype(float)
+            score = 100.0 * hits.mean()
+            languages = language if variant == "mono" else "en-fr"
+            cells[variant, languages, "ner", language, language] = {0: score}
+            identity = ("ner", language, 1)
+            outcomes[f"{variant} {languages}", language, "f1"] = Outcomes(hits, np.ones(2000), score, identity)
+    best = chosen_scores(cells)
+    best["key"] = best["variant"] + " " + best["languages"]
+    found = texts(Stub(best, study, ScoreDraws(Examples(outcomes), 1000)))
+    assert "1 seed, 2 cells" in found["Interference"]
+    # The standard error of a mean over two test sets of the difference of two shares of 2000 is 0.97 points.
+    low, high = map(float, re.search(r"95% interval \+([\d.]+) to \+([\d.]+), 1 seed", found["Interference"]).groups())  # type: ignore[union-attr]
+    assert high - low == pytest.approx(2 * 1.96 * 0.97, rel=0.15)
+    assert "this gain cannot be told from 0" in found["Mending"]
+    assert "of what joint loses" in found["Mending"]
+    assert "intervals are from test examples alone" in found["Doubt"]
+
+
+def test_a_share_of_a_loss_that_may_be_zero_is_not_given(chosen_scores: Callable, study: Study) -> None:
+    cells = scores(80.0, 78.0, 50.0, 79.0, 3)
+    for language in ("en", "fr"):
+        cells["mono", language, "ner", language, language] = {0: 70.0, 1: 80.0, 2: 90.0}
+    found = texts(Stub(chosen_scores(cells), study))
+    assert "1.0 point above joint" in found["Mending"]
+    assert "of what joint loses" not in found["Mending"]
+
+
+def test_scores_at_the_floor_are_pointed_out(chosen_scores: Callable, study: Study) -> None:
+    found = texts(Stub(chosen_scores(scores(80.0, 78.0, 0.1, None, 3)), study))
+    assert "In 1 of 1 cell in zero-shot every model scores below 2%: differences there say nothing." in found["Doubt"]
+
+
 def test_what_is_missing_is_named(chosen_scores: Callable, study: Study) -> None:
     cells = {place: values for place, values in scores(80.0, 78.0, 50.0, None, 2).items() if place[0] != "mono"}
     found = texts(Stub(chosen_scores(cells), study))
     assert found == {
-        "Interference": "Whether languages hurt each other cannot be told: the study has no scores of mono."
+        "Interference": "Whether languages hurt each other cannot be told: the study has no scores of mono. "
+        "What is missing may come by: python -m raylab.sweep toy.yaml"
     }
+
+
+def test_a_renamed_metric_is_named_and_no_sweep_is_advised(chosen_scores: Callable, study: Study) -> None:
+    stub = Stub(chosen_scores(scores(80.0, 78.0, 50.0, None, 1)).assign(metric="span_f1"), study)
+    found = texts(stub)
+    assert found["Metrics"].startswith("ner: no score in f1, by which it is compared; there are span_f1.")
+    assert "raylab.sweep" not in found["Interference"]
 
 
 def test_of_a_store(results: analysis.Results) -> None:
@@ -91,7 +150,7 @@ def test_of_a_store(results: analysis.Results) -> None:
     # Joint's NER differences are 2.5, 1.5, 3.0 and -2.0 with POS the same without hi: (5.0 + 7.0) / 7.
     assert "score 1.7 points lower" in found["Interference"]
     assert "Of 7 cells" in found["Interference"]
-    assert "en-fr" in found["Pairs"] or "en-hi" in found["Pairs"]
+    assert found["Language sets"].startswith("en-fr loses most on average over its languages and tasks (+2.0,")
     assert "3.0 points" in found["Largest loss"]
     assert "missing" in found["Doubt"]
 
@@ -105,9 +164,21 @@ def test_averages_are_over_common_cells_and_seeds(chosen_scores: Callable) -> No
             ("joint", "en-fr", "ner", "en", "en"): {0: 9.0, 1: 9.0},
         }
     )
-    (mean, low, high, seeds), cells = average_difference(cell_scores(best, study, "within"), "mono", "joint")
-    assert (mean, seeds, cells) == (2.0, 2, 1)
-    assert low < 2.0 < high
-    nothing = average_difference(cell_scores(best, study, "zero_shot"), "mono", "joint")
+    asked = [Asked(setting, "mono", "joint") for setting in ("within", "zero_shot")]
+    alone, nothing = average_differences(best, study, asked)
+    assert (alone.mean, alone.seeds, alone.cells) == (2.0, 2, 1)
+    assert alone.low < 2.0 < alone.high
     assert nothing.cells == 0
-    assert math.isnan(nothing.interval.mean)
+    assert math.isnan(nothing.mean)
+
+
+def test_a_seed_that_has_begun_does_not_take_the_cells_of_the_first_one(chosen_scores: Callable) -> None:
+    study = Study("toy", (("en", "fr"),), ("mono", "joint"), ("ner", "pos", "qa"))
+    cells = {}
+    for task in study.tasks:
+        for language in ("en", "fr"):
+            seeds = (0, 1) if (task, language) == ("ner", "en") else (0,)
+            cells["mono", language, task, language, language] = dict.fromkeys(seeds, 50.0)
+            cells["joint", "en-fr", task, language, language] = dict.fromkeys(seeds, 49.0)
+    (average,) = average_differences(chosen_scores(cells), study, [Asked("within", "mono", "joint")])
+    assert (average.mean, average.seeds, average.cells) == (1.0, 1, 6)

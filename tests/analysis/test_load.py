@@ -161,6 +161,9 @@ def test_address_from_environment_and_default_file(
     (elsewhere / "runs" / "mlflow.db").symlink_to(store.removeprefix("sqlite:///"))
     assert analysis.load("toy").study.name == "toy"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
+    Path("junk.db").write_text("nothing that a database begins with")
+    with pytest.raises(InputError, match=r"junk\.db is no SQLite database"):
+        analysis.load("toy", "sqlite:///junk.db")
     with pytest.raises(InputError, match=r"no results at sqlite:///nowhere\.db: there is no file"):
         analysis.load("toy")
     assert not (elsewhere / "nowhere.db").exists()

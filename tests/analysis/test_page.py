@@ -139,11 +139,10 @@ def test_curves_probes_and_slices_have_a_chart_each(rich: analysis.Results) -> N
 
 
 def test_cost_counts_both_mono_models_of_a_pair(rich: analysis.Results) -> None:
-    from analysis.contrasts import cell_scores
+    from analysis.contrasts import above_joint
 
     runs = jobs.jobs(rich.runs, "pretrain")
-    within, zero_shot = (cell_scores(rich.best(), rich.study, setting) for setting in ("within", "zero_shot"))
-    frame = cost.cost_of_variants(runs, rich.study, {}, within, zero_shot, rich.chosen_recipes()).set_index("variant")
+    frame = cost.cost_of_variants(runs, rich.study, {}, above_joint(rich), rich.chosen_recipes()).set_index("variant")
     assert frame.loc["mono", "tokens"] == 2 * frame.loc["joint", "tokens"] == 2 * 2500 * 32 * 64
     assert frame.loc["mono", "ratio"] == pytest.approx(1.8, abs=0.2)
     ffn = frame.loc["ffn"]
