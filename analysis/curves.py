@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MOST_CHARTS = 36
 """Of one kind; of a larger study the page shows the first ones, and says so."""
 
+MOST_POINTS = 300
+"""Of one curve, about: a page's width has no room for more."""
+
 
 def loss_charts(results: Results, jobs: Sequence[Job]) -> list[str]:
     """A chart of the training loss for each language set: a curve a variant."""
@@ -49,12 +52,20 @@ def perplexity_charts(results: Results, jobs: Sequence[Job]) -> list[str]:
 
 
 def gradient_charts(results: Results, jobs: Sequence[Job]) -> list[str]:
-    """A chart of the gradients' cosines for each probed model: within each language, and across each two."""
-    probes = [job for job in jobs if job.tags.get("probe") == "gradients"]
-    models = dict.fromkeys((job.tags["variant"], job.tags["languages"]) for job in probes if "languages" in job.tags)
+    """A chart of the gradients' cosines for each model: within each language, and across each two.
+
+    Args:
+        results: The study's results.
+        jobs: Those that measured them: probes, or pretraining with `gradients_every`.
+    """
+    models = dict.fromkeys(
+        (job.tags["variant"], job.tags["languages"])
+        for job in jobs
+        if "languages" in job.tags and any(name.startswith("gradient/cosine/") for name in job.metrics)
+    )
     charts = []
     for variant, languages in list(models)[:MOST_CHARTS]:
-        own = [job for job in probes if (job.tags.get("variant"), job.tags.get("languages")) == (variant, languages)]
+        own = [job for job in jobs if (job.tags.get("variant"), job.tags.get("languages")) == (variant, languages)]
         names = dict.fromkeys(
             name for job in own for name in job.metrics if name.startswith("gradient/cosine/") and name.count("/") == 2
         )
@@ -74,14 +85,25 @@ def gradient_charts(results: Results, jobs: Sequence[Job]) -> list[str]:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean of several curves at the steps that all of them reach; between its own points a curve is straight."""
+    """The mean of several curves at the steps that all of them reach; between its own points a curve is straight.
+
+    Of a long one, means of so many points each that about `MOST_POINTS` are left, and the last point.
+    """
     curves = [curve for curve in curves if curve]
     if not curves:
         return []
     begin, end = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
     steps = sorted({step for curve in curves for step, _ in curve if begin <= step <= end})
     values = [np.interp(steps, [step for step, _ in curve], [value for _, value in curve]) for curve in curves]
-    return list(zip(steps, np.mean(values, axis=0).tolist(), strict=True)) if steps else []
+    if not steps:
+        return []
+    points = np.array([steps, np.mean(values, axis=0)])  # [2, n]
+    size = -(-len(steps) // MOST_POINTS)
+    starts = np.arange(0, len(steps), size)
+    means = np.add.reduceat(points, starts, axis=1) / np.diff([*starts, len(steps)])
+    if size > 1:
+        means = np.column_stack([means[:, :-1], points[:, -1]])
+    return [(round(step), value) for step, value in means.T.tolist()]
 
 
 def _by_model(results: Results, jobs: Sequence[Job], metric: str) -> dict[tuple[str, str], Curve]:

@@ -167,9 +167,13 @@ def curves(results: Results) -> list[Block]:
 
 
 def probes(results: Results) -> list[Block]:
-    """What the probes measured, of gradients and of masks."""
+    """What the probes measured, of gradients and masks; and gradients as training saw them, where none was probed."""
     runs = sorted(jobs(results.runs, "probe"), key=lambda job: job.started)
     found = []
+    if similarities(runs, "gradients").empty and (charts := gradient_charts(results, jobs(results.runs, "pretrain"))):
+        text = "Cosine of two languages' gradients in one model, beside the cosine within one language: sums of the "
+        text += "gradients of training's own batches over short windows of steps. Means over seeds."
+        found.append(Block("Gradients", text, svg.legend(["within", "across"]), charts))
     for probe, title, what in (("gradients", "Gradients", "gradients"), ("pruning", "Masks", "masks' log alpha")):
         frame = similarities(runs, probe)
         if frame.empty:
@@ -185,7 +189,8 @@ def probes(results: Results) -> list[Block]:
         places = by_layer(frame)
         if not places.empty:
             tables.append((f"Across languages, by module and layer (1 is the lowest): cosine of {what}", places, 2))
-        charts = gradient_charts(results, runs) if probe == "gradients" else []
+        probed = [job for job in runs if job.tags.get("probe") == probe]
+        charts = gradient_charts(results, probed) if probe == "gradients" else []
         found.append(Block(title, text, svg.legend(["within", "across"]) if charts else "", charts, tables))
     return found
 

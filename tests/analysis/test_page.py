@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from measured_store import write_curves
 from mlflow import MlflowClient
 
 import analysis
@@ -182,3 +183,12 @@ def test_publishing_replaces_the_report_and_describes_the_experiment(
     assert "Interference" in run.data.tags[NOTE]
     # Nothing of it counts as a score, nor is the study read differently.
     assert analysis.load("rich", rich_store).best().equals(rich.best())
+
+
+def test_gradients_of_training_where_nothing_was_probed(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    write_curves(uri, tmp_path / "jobs", sets=[("en", "hi")], variants=("joint",), probes=(), watched=True)
+    (block,) = probes(analysis.load("curves", uri))
+    assert (block.title, len(block.charts)) == ("Gradients", 1)
+    assert "training's own batches" in block.text
+    assert all(pair in block.charts[0] for pair in ("en-hi", "en-en", "hi-hi"))

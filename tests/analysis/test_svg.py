@@ -3,11 +3,12 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import svg
-from analysis.curves import mean_curve
+from analysis.curves import MOST_POINTS, mean_curve
 from analysis.sections import pareto_front
 from raylab.config import VARIANTS
 
@@ -53,6 +54,14 @@ def test_every_variant_has_a_style_of_its_own() -> None:
 def test_mean_curve_interpolates_where_all_reach() -> None:
     assert mean_curve([[(0, 0.0), (10, 10.0)], [(5, 1.0), (20, 1.0)]]) == [(5, 3.0), (10, 5.5)]
     assert mean_curve([]) == mean_curve([[]]) == []
+
+
+def test_a_long_curve_is_drawn_by_means() -> None:
+    curve = [(step, 2.0 * step + (-1) ** step) for step in range(20, 200_001, 20)]
+    drawn = mean_curve([curve, curve])
+    assert len(drawn) == pytest.approx(MOST_POINTS, abs=10)
+    assert drawn[-1] == curve[-1]
+    assert all(value == pytest.approx(2 * step, abs=1.1) for step, value in drawn[:-1])
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
