@@ -206,7 +206,8 @@ def sweep(
     changes = changes_since_last_run(study, jobs.jobs, search.name if search else None, storage)
     stop = threading.Event()
     graph = JobGraph(storage.is_finished, lambda job: _priority(job, estimator), storage.has_files)
-    estimator = Estimator(storage, ChainMap(graph.jobs, jobs.jobs), sizes, study.scaling.num_workers)
+    scaling = study.scaling
+    estimator = Estimator(storage, ChainMap(graph.jobs, jobs.jobs), sizes, scaling.num_workers, on_gpu=scaling.use_gpu)
 
     def plan_trial(values: Mapping[str, Any]) -> Plan:
         changed, variants = trial_study(study, values, with_values)
