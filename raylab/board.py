@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Board:
         graph: The jobs.
         estimator: Estimates the time left, and learns from every job.
         search: The study's search, if it has one.
+        trial: The jobs of one of its trials.
         storage: Where results lie, as the user named it.
         command: What goes on with the sweep where it was interrupted.
 
@@ -62,6 +63,7 @@ class Board:
         slots: How many workers run at once; None: no job is to run, or Ray is not up yet.
         hosts: Where jobs run, by key; the searcher tells.
         behind: How many events MLflow is behind.
+        unasked: How many trials the search has still to ask for.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Board:
         estimator: Estimator,
         *,
         search: SearchConfig | None = None,
+        trial: Iterable[Job] = (),
         storage: str = "runs",
         command: list[str] | None = None,
     ) -> None:
@@ -84,10 +87,17 @@ class Board:
         self.slots: int | None = None
         self.hosts: Mapping[str, str] = {}
         self.behind: Callable[[], int] = lambda: 0
+        self.unasked: Callable[[], int] = lambda: 0
         self._state = "running"
         self._started = time.time()
         self._lock = threading.RLock()  # the view and the status file are made by threads of their own
         self._remaining = Remaining(estimator)
+        self._trial = Remaining(estimator)
+        for job in trial:
+            if job.kind != "prepare":  # most trials find it done
+                self._trial.add(job)
+        # The trials of a member of a population are parts of one training.
+        self._part = search.population.size / search.num_samples if search and search.population else 1.0
         self._counts: dict[str, Counter[State]] = {}
         self._running: dict[str, _Running] = {}
         self._found = 0
@@ -184,12 +194,13 @@ class Board:
         return f"python -m raylab.status {shlex.quote(self._study)}{where} --logs {job.key[:10]}"
 
     def seconds_left(self) -> float | None:
-        """Estimated seconds until all jobs have ended; None where nothing is known of it."""
+        """Estimated seconds until all jobs have ended, and those of the trials to come; None where it is not known."""
         if self.slots is None:
             return None
         with self._lock:
             shares = {key: running.share for key, running in self._running.items()}
-            return self._remaining.slot_seconds(shares) / self.slots
+            to_come = self.unasked() * self._part * self._trial.slot_seconds({})
+            return (self._remaining.slot_seconds(shares) + to_come) / self.slots
 
     def snapshot(self) -> dict[str, Any]:
         """How the sweep stands, fit for JSON: the contents of the status file, whatever shows them."""

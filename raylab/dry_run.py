@@ -13,13 +13,10 @@ from raylab.config import SearchConfig, StudyConfig
 from raylab.data.source import Source, open_source
 from raylab.errors import InputError
 from raylab.progress import summary_of_plan
-from raylab.search.cost import Estimator
+from raylab.search.cost import ASSUMED_TFLOPS, Estimator
 from raylab.search.plan import KINDS, Job, Plan, plan
 from raylab.search.storage import Storage
 from raylab.view import clock
-
-ASSUMED_TFLOPS = 30.0
-"""Of one GPU that trains in half precision, where there is none to calibrate on: a V100's share of its 125 or so."""
 
 
 def print_dry_run(

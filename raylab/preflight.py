@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -11,7 +12,7 @@ from raylab.atomic import atomic_path
 from raylab.config import StudyConfig
 from raylab.data.source import Source
 from raylab.errors import InputError
-from raylab.search.plan import Job
+from raylab.search.plan import KINDS, Job
 from raylab.search.storage import Storage
 from raylab.tasks import get_task
 
@@ -70,13 +71,13 @@ def check_objectives(study: StudyConfig, trial: Iterable[Job]) -> None:
 
 
 def changes_since_last_run(
-    study: StudyConfig, keys: Collection[str], search: str | None, storage: Storage
+    study: StudyConfig, jobs: Mapping[str, Job], search: str | None, storage: Storage
 ) -> list[str]:
     """What is different from the last sweep of this study over the same storage, as `note_run` noted it.
 
     Args:
         study: The study as it is now.
-        keys: Of its jobs.
+        jobs: Its jobs, by key.
         search: Name of its search, which another question has another one of.
         storage: Where results lie.
 
@@ -85,22 +86,22 @@ def changes_since_last_run(
     """
     try:
         before = json.loads(storage.read_study_file(study.study, _LAST_RUN) or "")
-        return _differences(before, _run(study, keys, search))
+        return _differences(before, _run(study, jobs, search), jobs)
     except (ValueError, KeyError, TypeError):  # it never ran here, or another version of raylab noted it
         return []
 
 
-def note_run(study: StudyConfig, keys: Collection[str], search: str | None, storage: Storage) -> None:
+def note_run(study: StudyConfig, jobs: Mapping[str, Job], search: str | None, storage: Storage) -> None:
     """Note what a sweep runs that is about to begin; arguments as those of `changes_since_last_run`."""
     with atomic_path(storage.study_folder(study.study) / _LAST_RUN) as temporary:
-        temporary.write_text(json.dumps(_run(study, keys, search)), encoding="utf-8")
+        temporary.write_text(json.dumps(_run(study, jobs, search)), encoding="utf-8")
 
 
 def _run(study: StudyConfig, keys: Collection[str], search: str | None) -> dict[str, Any]:
     return {"study": study.model_dump(mode="json"), "keys": sorted(keys), "search": search}
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], jobs: Mapping[str, Job]) -> list[str]:
     old, new = (dict(_leaves(which["study"])) for which in (before, now))
     changed = [path for path in (*old, *(path for path in new if path not in old)) if old.get(path) != new.get(path)]
     changed = [path for path in changed if path != "description"]
@@ -111,8 +112,11 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     shown += [f"and {len(changed) - len(shown)} more fields"] * (len(changed) > len(shown))
     lines = [f"changed since the last sweep: {'; '.join(shown) or 'the data'}"]
     gone = len(before["keys"]) - len(kept)
+    kinds = Counter(jobs[key].kind for key in kept)
+    counted = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
     lines.append(
         f"    {len(kept)} of {len(keys)} jobs are the same as then and stay valid"
+        + (f" ({counted})" if counted else "")
         + (f"; {gone} are no longer part of the study (their results stay in the storage)" if gone else "")
     )
     if before["search"] is not None and now["search"] is not None and before["search"] != now["search"]:

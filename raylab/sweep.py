@@ -22,7 +22,7 @@ from rich.console import Console
 
 from raylab.board import Board, StatusFile
 from raylab.conclusion import BAD_INPUT, DONE, INTERRUPTED, conclude
-from raylab.config import StudyConfig, Variant
+from raylab.config import StudyConfig
 from raylab.data.source import Source, open_source
 from raylab.dry_run import print_dry_run
 from raylab.errors import InputError
@@ -151,27 +151,28 @@ def dry_run(
     storage.finished()  # an object store is asked once, not once a job
     source = open_source(study.data, storage.root)
     jobs = plan(study, source)
-    trial = max((plan(study, source, one).jobs for one in _variants_of_trials(study)), key=len, default={})
+    trial = _jobs_of_a_trial(study, source)
     sizes = check_datasets(study, source, storage)
     name, ended = None, 0
     if study.search:
-        check_objectives(study, plan(study, source, searched_variants(study)).jobs.values())
+        check_objectives(study, trial)
         from raylab.search.trials import ended_trials, search_name
 
         name = search_name(study, _data_of(study, source))
         ended = ended_trials(_search_url(study, storage), name)
-    print_dry_run(study, jobs, trial.values(), storage, sizes, console, others=others, tflops=tflops, ended=ended)
+    print_dry_run(study, jobs, trial, storage, sizes, console, others=others, tflops=tflops, ended=ended)
     for line in changes_since_last_run(study, jobs.jobs, name, storage):
         console.print(line, highlight=False, markup=False)
     return DONE
 
 
-def _variants_of_trials(study: StudyConfig) -> list[tuple[Variant, ...]]:
-    """The variants that a trial of a study's search may train: all of them, or one if it is searched."""
+def _jobs_of_a_trial(study: StudyConfig, source: Source) -> list[Job]:
+    """With the study's own values, the jobs of one trial of its search: of its largest variant, if that is searched."""
     if study.search is None:
         return []
     variants = searched_variants(study)
-    return [(variant,) for variant in variants] if VARIANT in study.search.space else [variants]
+    trials = [(variant,) for variant in variants] if VARIANT in study.search.space else [variants]
+    return max((list(plan(study, source, trial).jobs.values()) for trial in trials), key=len)
 
 
 def sweep(
@@ -197,14 +198,16 @@ def sweep(
     source = open_source(study.data, storage.root)
     jobs = plan(study, source)
     sizes = check_datasets(study, source, storage)
+    trial = _jobs_of_a_trial(study, source)
     if study.search:
-        check_objectives(study, plan(study, source, searched_variants(study)).jobs.values())
+        check_objectives(study, trial)
     search = _open_search(study, storage, source)
 
     changes = changes_since_last_run(study, jobs.jobs, search.name if search else None, storage)
     stop = threading.Event()
     graph = JobGraph(storage.is_finished, lambda job: _priority(job, estimator), storage.has_files)
-    estimator = Estimator(storage, ChainMap(graph.jobs, jobs.jobs), sizes, study.scaling.num_workers)
+    scaling = study.scaling
+    estimator = Estimator(storage, ChainMap(graph.jobs, jobs.jobs), sizes, scaling.num_workers, on_gpu=scaling.use_gpu)
 
     def plan_trial(values: Mapping[str, Any]) -> Plan:
         changed, variants = trial_study(study, values, with_values)
@@ -234,6 +237,7 @@ def sweep(
             graph,
             estimator,
             search=study.search,
+            trial=trial,
             storage=storage.location,
             command=["python", "-m", "raylab.sweep", *sys.argv[1:]],
         )
@@ -245,6 +249,7 @@ def sweep(
             graph, storage, settings, [board, progress, tracker], search, plan_trial, estimator.seconds
         )
         board.hosts = searcher.hosts
+        board.unasked = lambda: searcher.unasked
         searcher.begin(jobs)
         note_needs(storage, study.study, graph.jobs)
         if searcher.has_work:

@@ -137,10 +137,10 @@ def test_a_sweep_says_what_changed_since_the_last_and_which_jobs_stay_valid(
     source = Source(corpus_folder)
 
     def look(study: StudyConfig, search: str | None = None, runs: bool = True) -> list[str]:
-        keys = plan(study, source).jobs
-        lines = changes_since_last_run(study, keys, search, storage)
+        jobs = plan(study, source).jobs
+        lines = changes_since_last_run(study, jobs, search, storage)
         if runs:
-            note_run(study, keys, search, storage)
+            note_run(study, jobs, search, storage)
         return lines
 
     study = _study(finetune=None, variants=["mono", "joint"])
@@ -149,7 +149,7 @@ def test_a_sweep_says_what_changed_since_the_last_and_which_jobs_stay_valid(
     assert look(with_values(study, {"pretrain.temperature": 3.0}), runs=False)  # a start that was refused is none
     lines = look(with_values(study, {"pretrain.temperature": 3.0}))
     assert "pretrain.temperature 1.0 -> 3.0" in lines[0]
-    assert "5 of 6 jobs are the same as then and stay valid; 1 are no longer part" in lines[1]
+    assert "5 of 6 jobs are the same as then and stay valid (3 prepare, 2 pretrain); 1 are no longer part" in lines[1]
     lines = look(with_values(study, {"pretrain.temperature": 3.0, "description": "another"}), "search of before")
     assert lines == []
     lines = look(with_values(study, {"seeds": [0, 1], "pretrain.temperature": 3.0}), "search of now")
@@ -160,8 +160,10 @@ def test_a_sweep_says_what_changed_since_the_last_and_which_jobs_stay_valid(
 
 def test_data_that_changed_is_a_change(storage: Storage, corpus_folder: Path) -> None:
     study = _study(finetune=None, variants=["mono"])
-    keys = list(plan(study, Source(corpus_folder)).jobs)
-    note_run(study, keys, None, storage)
-    first, second = changes_since_last_run(study, [*keys[:-1], "other"], None, storage)
+    jobs = plan(study, Source(corpus_folder)).jobs
+    note_run(study, jobs, None, storage)
+    *kept, last = jobs
+    now = {**{key: jobs[key] for key in kept}, "other": jobs[last]}
+    first, second = changes_since_last_run(study, now, None, storage)
     assert "changed since the last sweep: the data" in first
-    assert f"{len(keys) - 1} of {len(keys)} jobs" in second
+    assert f"{len(kept)} of {len(jobs)} jobs" in second

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import ChainMap, Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from raylab.board import Board, StatusFile
-from raylab.config import FinetuneJob, ModelConfig, PretrainConfig, PretrainJob, SearchConfig
+from raylab.config import FinetuneJob, ModelConfig, PopulationConfig, PretrainConfig, PretrainJob, SearchConfig
 from raylab.progress import LINES, ProgressLines
 from raylab.search.cost import Estimator
 from raylab.search.graph import JobGraph
@@ -64,7 +64,8 @@ class _Sweep:
     def __init__(self, folder: Path, jobs: list[Job] | None = None, width: int = 100, **options: Any) -> None:
         self.storage = Storage.open(str(folder))
         self.graph = JobGraph(lambda key: False, lambda job: 0.0)
-        estimator = Estimator(self.storage, self.graph.jobs, {("ner", "en"): 100}, speed=1e9)
+        known = ChainMap(self.graph.jobs, {MODEL.key: MODEL})
+        estimator = Estimator(self.storage, known, {("ner", "en"): 100}, speed=1e9)
         self.board = Board("pair", self.graph, estimator, storage=str(folder), **options)
         self.console = Console(record=True, width=width, file=io.StringIO())
         self.lines = ProgressLines(self.board, self.console)
@@ -137,6 +138,21 @@ def test_the_time_left_is_by_what_runs_before_anything_has_ended(
     left = sweep.board.seconds_left()
     assert left is not None
     assert left == pytest.approx(24 * 3600 / 2, rel=0.1)
+
+
+def test_the_time_left_has_the_trials_to_come(tmp_path: Path) -> None:
+    search = SearchConfig(space={"x": {}}, objective={"a": "max"}, num_samples=6)
+    board = _Sweep(tmp_path, search=search, trial=[MODEL, *TAGGERS]).board
+    without = board.seconds_left()
+    board.unasked = lambda: 6
+    assert without is not None
+    assert board.seconds_left() == pytest.approx(7 * without)
+    population = SearchConfig(
+        space={"x": {}}, objective={"a": "max"}, population=PopulationConfig(size=2, generations=3)
+    )
+    board = _Sweep(tmp_path, search=population, trial=[MODEL, *TAGGERS]).board
+    board.unasked = lambda: 6
+    assert board.seconds_left() == pytest.approx(3 * without)  # two members, each trained in three parts
 
 
 def test_what_was_handed_out_and_has_no_process_is_not_said_to_run(sweep: _Sweep) -> None:

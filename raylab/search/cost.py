@@ -16,6 +16,9 @@ from raylab.config.probes import ProbeJob
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
 
+ASSUMED_TFLOPS = 30.0
+"""Of one GPU that trains in half precision, where none was timed: a V100's share of its 125 or so."""
+
 EFFICIENCY = 0.25
 """Share of the matrix-product rate that training small models reaches, before any job was timed."""
 
@@ -53,6 +56,7 @@ class Estimator:
         num_workers: Training workers of a pretraining job.
         speed: Operations a second of one worker, as `training_flops` counts them; earlier sweeps then count for
             nothing. Default: from their times and, before any, from this machine's matrix products.
+        on_gpu: Whether the workers have GPUs; before any was timed their speed is assumed.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class Estimator:
         sizes: Mapping[tuple[str, str], int],
         num_workers: int = 1,
         speed: float | None = None,
+        on_gpu: bool = False,
     ) -> None:
+        self._on_gpu = on_gpu
         self._path = storage.root / _SPEEDS
         self._jobs = jobs
         self._sizes = sizes
@@ -144,7 +150,9 @@ class Estimator:
         return PREPARE_SECONDS
 
     def _flops_per_second(self) -> float:
-        if self._rate is None:
+        if self._rate is None and self._on_gpu:  # the driver's machine may have none
+            self._rate = ASSUMED_TFLOPS * 1e12
+        elif self._rate is None:
             import torch  # a second or two, of the first sweep over a storage alone
 
             threads = torch.get_num_threads()

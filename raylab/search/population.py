@@ -130,6 +130,11 @@ class Population:
         return bool(before) and all(trial.state is TrialState.FAIL for trial in before)
 
     @property
+    def unasked(self) -> int:
+        """How many trials are still to be asked for."""
+        return 0 if self.all_asked else self._population.trials - len(self._trials())
+
+    @property
     def exhausted(self) -> bool:
         """Whether there will never be another trial, and all are told."""
         return self.all_asked and not any(trial.state is TrialState.RUNNING for trial in self._trials())

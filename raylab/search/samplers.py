@@ -94,6 +94,11 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(parameter.low, high, parameter.log, parameter.step)
 
 
+def any_value(parameter: Parameter) -> Any:
+    """A value for a parameter that is not varied, where a sampler wants one."""
+    return parameter.choices[0] if parameter.kind == "choice" else parameter.low
+
+
 def to_optuna(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as Optuna's storage holds them: a list as its JSON."""
     return {path: _plain(value) for path, value in values.items()}

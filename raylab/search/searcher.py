@@ -42,6 +42,7 @@ class JobSearcher:
         given_up: Why a job's process died too often, by Tune trial; the controller tells.
         hosts: Where jobs run, by key.
         results: Results of the jobs that are done, by key.
+        unasked: How many trials the search has still to give, at most.
         errors: Of the jobs that failed, by key: why, and whether the user's input was at fault.
     """
 
@@ -75,6 +76,7 @@ class JobSearcher:
         self._nothing_to_ask = False
         self._no_filler = False
         self._judge = Judge.of(search, storage)
+        self.unasked = 0 if search is None else search.unasked
         self.slots: int | None = None
         self.stops_early = self._judge is not None
         self.given_up: dict[str, str] = {}
@@ -271,6 +273,7 @@ class JobSearcher:
         if limit is not None and len(self._trials) >= limit:
             return False
         asked = self._search.ask()
+        self.unasked = self._search.unasked
         if asked is None:
             assert self._trials or self._all_asked, "a search that waits for no trial has none to give"
             self._nothing_to_ask = True  # until a trial has ended

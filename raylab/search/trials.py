@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
@@ -21,16 +20,11 @@ from raylab.config import SearchConfig, StudyConfig
 from raylab.hashing import fingerprint
 from raylab.search.database import open_storage, patiently
 from raylab.search.objectives import Results, measurements, objectives
-from raylab.search.samplers import JOINT, distribution, draw, from_optuna, grid, make_sampler, to_optuna
+from raylab.search.samplers import JOINT, any_value, distribution, draw, from_optuna, grid, make_sampler, to_optuna
 from raylab.search.warm_start import MEASURED, ORIGIN, QUESTION, earlier_trials, question_of
-from raylab.study.parameters import VARIANT, Parameter, parse, value_of
+from raylab.study.parameters import VARIANT, value_of
 from raylab.study.sampler import contains
 from raylab.study.space import search_space, variants_of
-
-__all__ = ["Search", "TrialSearch", "distribution_of", "holds", "objectives", "open_storage", "search_name"]
-
-Values = Mapping[str, Any]
-"""Of the searched fields, by dotted path."""
 
 _ABANDONED = "abandoned"  # a trial that was cut off before all its values were drawn: it is none
 _ENDED = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED
@@ -53,6 +47,10 @@ class Search(Protocol):
     @property
     def all_asked(self) -> bool:
         """Whether `ask` will never give another trial."""
+
+    @property
+    def unasked(self) -> int:
+        """How many trials `ask` has still to give, at most."""
 
     def under_way(self) -> dict[int, dict[str, Any]]:
         """Values of the trials that were asked for and not yet told, by number: an interrupted sweep left them."""
@@ -159,6 +157,14 @@ class TrialSearch:
         return self._asked >= self.config.num_samples or (
             not self._waiting and self._next_point() is None is not self._grid
         )
+
+    @property
+    def unasked(self) -> int:
+        """How many samples, or points of a grid, are still to be asked for, at most."""
+        if self.all_asked:
+            return 0
+        left = self.config.num_samples - self._asked
+        return left if self._grid is None else min(left, self._waiting + len(self._grid))
 
     @property
     def exhausted(self) -> bool:
@@ -350,7 +356,7 @@ class TrialSearch:
                 known = [one for one in self.space.parameters if self._joint or one.path in active]
                 self._study.add_trial(
                     optuna.trial.create_trial(
-                        params=to_optuna({one.path: active.get(one.path, _some(one)) for one in known}),
+                        params=to_optuna({one.path: active.get(one.path, any_value(one)) for one in known}),
                         distributions={one.path: distribution(one) for one in known},
                         values=[earlier.scores[name] for name in self.config.objective],
                         user_attrs={
@@ -389,23 +395,5 @@ def search_name(study: StudyConfig, data: str) -> str:
     return f"{study.study}-{fingerprint([question, data])}"
 
 
-def holds(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a value lies in the space."""
-    try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
-    except (ValueError, TypeError):  # of another type, such as `current` among numbers
-        return False
-
-
-def distribution_of(spec: Mapping[str, Any]) -> BaseDistribution:
-    """What a field of the space may be, as Optuna has it."""
-    return distribution(parse("", spec, "search.space"))
-
-
-def _some(parameter: Parameter) -> Any:
-    """A value for a parameter that is not varied, where a sampler wants one."""
-    return parameter.choices[0] if parameter.kind == "choice" else parameter.low
-
-
-def _key(values: Values) -> str:
+def _key(values: Mapping[str, Any]) -> str:
     return json.dumps(values, sort_keys=True)

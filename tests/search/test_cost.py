@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raylab.config import MetaConfig, ModelConfig, PretrainConfig, PretrainJob, Variant
-from raylab.search.cost import WORKERS_SECONDS, Estimator, Remaining
+from raylab.search.cost import ASSUMED_TFLOPS, WORKERS_SECONDS, Estimator, Remaining
 from raylab.search.plan import Job
 from raylab.search.storage import Storage
 
@@ -64,6 +64,11 @@ def test_workers_share_the_work_and_take_a_slot_each(storage: Storage) -> None:
     assert alone.seconds(_job()) == alone.slot_seconds(_job()) == pytest.approx(1000.0)
     assert four.seconds(_job()) == pytest.approx(250.0 + WORKERS_SECONDS)
     assert four.slot_seconds(_job()) == pytest.approx(4 * (250.0 + WORKERS_SECONDS))
+
+
+def test_a_gpu_is_not_taken_for_the_cpu_of_the_driver(storage: Storage) -> None:
+    on_gpu = Estimator(storage, {}, {}, on_gpu=True)
+    assert on_gpu.seconds(_job()) == Estimator(storage, {}, {}, speed=ASSUMED_TFLOPS * 1e12).seconds(_job())
 
 
 def test_a_running_job_tells_of_its_kind_until_one_has_ended(storage: Storage) -> None:

@@ -87,13 +87,17 @@ def run(config: StudyConfig, url: str, cuts: Collection[int] = ()) -> list[dict[
     """The values of all trials, one after another; after the trials in `cuts` were asked for, the driver dies."""
     search = TrialSearch(config, url, "data")
     values = []
+    left = search.unasked
     while (asked := search.ask()) is not None:
+        assert search.unasked < left
+        left = search.unasked
         if len(values) in cuts:
             search = TrialSearch(config, url, "data")
             assert search.under_way() == {asked[0]: asked[1]}
         search.tell(*asked[:1], {name: _scores(asked[1])[name] for name in search.config.objective})
         values.append(asked[1])
     assert search.exhausted
+    assert search.unasked == 0
     return values
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from raylab.config import FinetuneJob, StudyConfig
 from raylab.errors import InputError
+from raylab.search.objectives import objectives
 from raylab.search.plan import Job
-from raylab.search.trials import TrialSearch, objectives
+from raylab.search.trials import TrialSearch
 from raylab.study import validate
 
 
