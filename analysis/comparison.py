@@ -83,7 +83,7 @@ def compare_with_paper(results: Results, number: int) -> pd.DataFrame:
             continue
         own = paper.scores_of(cell, scores)
         value = float(np.mean(list(own.values()))) if own else float("nan")
-        row = {
+        row: dict[str, Any] = {
             "table": number,
             **dict(zip(CELL, _key(cell), strict=True)),
             "value": value,
@@ -240,19 +240,20 @@ def _side_by_side(layout: paper.Layout, frame: pd.DataFrame) -> str:
         paper.filled(layout, {cell: row[name] for cell, row in cells.items()}) for name in ("value", "paper")
     )
     parts = []
-    for task in dict.fromkeys(cell.column[0] for cell in cells):
+    shown = ours.columns[ours.notna().any()]
+    for task in dict.fromkeys(shown.get_level_values("task")):
+        columns = shown[shown.get_level_values("task") == task]
         pairs = {
-            (task, column): [
+            column: [
                 tables.MISSING
                 if np.isnan(mine) and np.isnan(other)
                 else f"{tables.number(mine)} ({tables.number(other)})"
-                for mine, other in zip(ours[task, column], theirs[task, column], strict=True)
+                for mine, other in zip(ours[column], theirs[column], strict=True)
             ]
-            for heading, column in ours.dropna(axis="columns", how="all")
-            if heading == task
+            for column in columns
         }
-        shown = pd.DataFrame(pairs, index=ours.index)
-        parts.append(tables.text(shown[ours[list(pairs)].notna().any(axis="columns")], blocks=True))
+        rows = ours[columns].notna().any(axis="columns")
+        parts.append(tables.text(pd.DataFrame(pairs, index=ours.index)[rows], blocks=True))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -46,7 +46,7 @@ def findings(results: Results) -> tuple[Finding, ...]:
     )
     probed = probe_findings(results)
     found = [
-        *([] if probed and results.best().empty else _interference(results, frame, within.get("mono"))),
+        *([] if probed and not results.study.tasks else _interference(results, frame, within.get("mono"))),
         *(Finding("Metrics", text) for text in renamed_metrics(results)),
         *_worst(results, frame),
         *_mended(results, within),

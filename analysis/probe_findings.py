@@ -1,4 +1,4 @@
-"""What a study's probes found, in sentences: the claims of the paper's Figures 3 and 4, with intervals over models."""
+"""What a study's probes found, in sentences: the claims of the paper's Figures 3 and 4, with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _MODEL = ["variant", "languages", "seed"]
 def probe_findings(results: Results) -> list[tuple[str, str]]:
     """Topics and texts: whether gradients and masks are less alike across languages, and masks less in upper layers.
 
-    Of the joint models where any was probed, else of all. A model is a language set and seed; the interval is
-    Student's over models, which are taken for a sample of such.
+    Of the joint models where any was probed, else of all; a model is a language set and seed. Intervals are Student's,
+    over the seeds that all sets have, of means over sets; with one seed over the sets, taken for a sample of others.
     """
     runs = jobs(results.runs, "probe")
     found = []
@@ -50,12 +50,16 @@ def _compared(claim: str, higher: pd.Series, lower: pd.Series) -> str:
     differences = (higher - lower).dropna()
     if differences.empty:
         return ""
-    count = len(differences)
-    mean, low, high, _ = mean_interval(differences.to_list())
-    ours, theirs = (number(values[differences.index].mean(), 2) for values in (lower, higher))
-    text = f"{claim} in {(differences > 0).sum()} of {count} model{'s' if count > 1 else ''}: {ours} against {theirs} "
-    mean_text, low_text, high_text = (number(end, 2, signed=True).replace("-", "−") for end in (mean, low, high))
-    text += f"on average, a difference of {mean_text}"
-    if count == 1:
-        return f"{text}; of one model there is no interval."
-    return f"{text}, 95% interval over models {low_text} to {high_text}."
+    models, seeds = differences.unstack("seed"), differences.unstack("seed").dropna(axis="columns")
+    over_seeds = seeds.shape[1] > 1
+    values = seeds.mean(axis="index") if over_seeds else models.mean(axis="columns")
+    mean, low, high, count = mean_interval(values.to_list())
+    ours, theirs = (number(both[differences.index].mean(), 2) for both in (lower, higher))
+    text = f"{claim} in {(differences > 0).sum()} of {len(differences)} model{'s' if len(differences) > 1 else ''}: "
+    text += f"{ours} against {theirs} on average, a difference of {number(mean, 2, signed=True)}"
+    if count > 1:
+        ends = " to ".join(number(end, 2, signed=True) for end in (low, high))
+        text += f", 95% interval over {count} {'seeds' if over_seeds else 'language sets, of one seed'} {ends}"
+    else:
+        text += "; of one model there is no interval"
+    return f"{text.replace(' -', ' −')}."

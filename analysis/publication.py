@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, ViewType
 
 from analysis import tables
-from analysis.contrasts import Asked, above_joint, cell_scores
+from analysis.contrasts import CELL, Asked, above_joint, cell_scores
 from analysis.findings import findings
 from analysis.tracking import connect, find_experiment
 
@@ -81,7 +81,7 @@ def description(results: Results, links: Mapping[str, str]) -> str:
         # In one paragraph: MLflow shows no more of a description until it is unfolded.
         f"{results.study.configuration.get('description', '')} {addresses}".strip(),
         "Means of main metrics over tasks and languages: test scores in percent; differences in points, over the cells "
-        "and seeds that both have.",
+        "and seeds that both have. A dash: scores are missing.",
         tables.markdown(means_by_variant(results)),
     ]
     return "\n\n".join(part for part in parts if part)[:_LONGEST_NOTE]
@@ -92,6 +92,7 @@ def means_by_variant(results: Results) -> pd.DataFrame:
 
     Returns:
         Columns variant, within, mono − it, zero-shot, it − joint (in zero-shot); means over tasks, languages and seeds.
+        A variant that lacks a score that another one has, has no mean of scores.
     """
     best, study = results.best(), results.study
     scores = [cell_scores(best, study, setting) for setting in ("within", "zero_shot")]
@@ -100,10 +101,16 @@ def means_by_variant(results: Results) -> pd.DataFrame:
     won = above_joint(results)
     rows = []
     for variant, loss in zip(there, lost, strict=True):
-        means = [of_setting.loc[of_setting["variant"] == variant, "value"].mean() for of_setting in scores]
+        means = [_mean_of_all(of_setting, variant) for of_setting in scores]
         gain = won["zero_shot", variant].mean if ("zero_shot", variant) in won else float("nan")
         rows.append((variant, means[0], loss.mean if variant != "mono" else float("nan"), means[1], gain))
     return pd.DataFrame(rows, columns=["variant", "within", "mono − it", "zero-shot", "it − joint"])
+
+
+def _mean_of_all(scores: pd.DataFrame, variant: str) -> float:
+    """Over all cells that any variant has; NaN where this one lacks some, as it could not be compared."""
+    own = scores.loc[scores["variant"] == variant].groupby(CELL)["value"].mean()
+    return float(own.mean()) if len(own) == len(scores[CELL].drop_duplicates()) else float("nan")
 
 
 def _summary_links(client: MlflowClient, experiment: Experiment, here: str) -> dict[str, str]:

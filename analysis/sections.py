@@ -61,14 +61,22 @@ def facts(results: Results) -> list[tuple[str, str]]:
     study = results.study
     states = results.runs.filter(pc.equal(results.runs["kind"], "finetune"))["status"].to_pylist()
     finished = states.count("FINISHED")
-    seeds = sorted(set(results.best()["seed"]))
-    return [
+    rows = [
         ("Language sets", ", ".join("-".join(languages) for languages in study.language_sets)),
         ("Variants", ", ".join(study.variants)),
         ("Tasks", ", ".join(task_label(task) for task in study.tasks)),
-        ("Seeds", ", ".join(map(str, seeds))),
-        ("Finetuning runs", f"{finished:,} finished" + (f" of {len(states):,}" if finished < len(states) else "")),
+        ("Seeds", _seeds(results)),
     ]
+    if states:
+        of_all = f" of {len(states):,}" if finished < len(states) else ""
+        rows.append(("Finetuning runs", f"{finished:,} finished{of_all}"))
+    return [(label, value) for label, value in rows if value]
+
+
+def _seeds(results: Results) -> str:
+    """The seeds of the jobs that finished."""
+    found = {job.tags.get("seed") for job in jobs(results.runs, *_JOBS) if job.status == "FINISHED"}
+    return ", ".join(sorted((seed for seed in found if seed is not None), key=lambda seed: (len(seed), seed)))
 
 
 def tradeoff(results: Results) -> Block | None:
@@ -188,7 +196,7 @@ def probes(results: Results) -> list[Block]:
         tables = [(f"Cosine of {what} at the end, means over seeds", means.set_index(["languages", "variant"]), 2)]
         places = by_layer(frame)
         if not places.empty:
-            tables.append((f"Across languages, by module and layer (1 is the lowest): cosine of {what}", places, 2))
+            tables.append((f"Across languages, by module and layer (0 is the lowest): cosine of {what}", places, 2))
         probed = [job for job in runs if job.tags.get("probe") == probe]
         charts = gradient_charts(results, probed) if probe == "gradients" else []
         found.append(Block(title, text, svg.legend(["within", "across"]) if charts else "", charts, tables))
@@ -328,7 +336,7 @@ def provenance(results: Results) -> dict[str, Any]:
         ("Tracking store", without_password(results.tracking_uri)),
         ("First run", _date(pc.min(everything["start_time"]).as_py())),
         ("Last run", _date(pc.max(everything["end_time"]).as_py())),
-        ("Seeds", ", ".join(map(str, sorted(set(results.best()["seed"]))))),
+        ("Seeds", _seeds(results)),
         ("Page made by", f"raylab {_version()}"),
     ]
     configuration = yaml.safe_dump(results.study.configuration, sort_keys=False, allow_unicode=True, width=100)

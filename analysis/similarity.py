@@ -57,7 +57,7 @@ def by_layer(frame: pd.DataFrame) -> pd.DataFrame:
     inside = frame[~frame["within"].astype(bool) & frame["layer"].notna() & (frame["module"] != "")]
     if inside.empty:
         return pd.DataFrame()
-    inside = inside.assign(layer=inside["layer"].astype(int) + 1)
+    inside = inside.assign(layer=inside["layer"].astype(int))
     return inside.pivot_table(
         index=["languages", "variant"], columns=["module", "layer"], values="cosine", sort=False
     ).sort_index(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -41,22 +42,26 @@ def summarise(results: Results) -> list[dict[str, Any]]:
         zero_shot/TASK/METRIC/LANGUAGE (percent), within/mean and zero_shot/mean (of main metrics, over tasks and
         languages), interference/TASK/LANGUAGE (mono minus the variant in the main metric, percentage points) and
         interference/mean (over tasks and languages).
-        What is missing is left out.
+        What is missing is left out; a mean also where the variant lacks a score that another variant of the set has, as
+        the two could not be compared.
     """
     study, best = results.study, results.best()
     differences = results.interference(examples=False)
     summaries = []
     for languages in study.language_sets:
         name = "-".join(languages)
+        of_variant, of_set = {}, differences[differences["languages"] == name]
+        tested = best[best["eval_language"].isin(languages)]  # an external model is tested on those of other sets too
         for variant in study.variants:
             models = [study.model_languages(languages, variant, language) for language in languages]
-            scores = best[(best["variant"] == variant) & best["languages"].isin(models)]
-            metrics = _mean_scores(scores)
+            of_variant[variant] = tested[(tested["variant"] == variant) & tested["languages"].isin(models)]
+        whole = _sizes(pd.concat(of_variant.values()))
+        for variant, scores in of_variant.items():
+            models = [study.model_languages(languages, variant, language) for language in languages]
+            metrics = _mean_scores(scores, whole)
             if not metrics:
                 continue
-            metrics |= _differences(
-                differences[(differences["languages"] == name) & (differences["variant"] == variant)]
-            )
+            metrics |= _differences(of_set[of_set["variant"] == variant], of_set)
             by_model = dict(zip(scores["languages"], scores["recipe"], strict=True))
             recipes = list(dict.fromkeys(str(by_model[model]) for model in models if model in by_model))
             shared = set.intersection(*(set(results.parameters.get(recipe, {}).items()) for recipe in recipes))
@@ -78,25 +83,33 @@ def searched_recipes(results: Results) -> pd.DataFrame:
     return several.assign(chosen=chosen, **shown)
 
 
-def _mean_scores(scores: pd.DataFrame) -> dict[str, float]:
-    place = ["setting", "task", "metric", "eval_language"]
-    means = scores.groupby(place)["value"].mean().dropna().reset_index()
+_PLACE = ["setting", "task", "metric", "eval_language"]
+
+
+def _sizes(scores: pd.DataFrame) -> dict[str, int]:
+    """How many scores a mean is of, by setting."""
+    places = _main_rows(scores.dropna(subset="value"))[_PLACE].drop_duplicates()
+    return {str(setting): int(count) for setting, count in places["setting"].value_counts().items()}
+
+
+def _mean_scores(scores: pd.DataFrame, whole: Mapping[str, int]) -> dict[str, float]:
+    means = scores.groupby(_PLACE)["value"].mean().dropna().reset_index()
     # The means first: MLflow's compare view begins with the first metric that all runs have.
     metrics = {
-        f"{setting}/mean": float(value)
-        for setting, value in _main_rows(means).groupby("setting")["value"].mean().items()
+        f"{setting}/mean": float(values.mean())
+        for setting, values in _main_rows(means).groupby("setting")["value"]
+        if len(values) == whole[str(setting)]
     }
-    for *names, value in means[[*place, "value"]].itertuples(index=False):
+    for *names, value in means[[*_PLACE, "value"]].itertuples(index=False):
         metrics["/".join(names)] = float(value)
     return metrics
 
 
-def _differences(frame: pd.DataFrame) -> dict[str, float]:
-    known = _main_rows(frame).dropna(subset="difference")
-    if known.empty:
-        return {}
+def _differences(frame: pd.DataFrame, of_set: pd.DataFrame) -> dict[str, float]:
+    known, all_known = (_main_rows(some).dropna(subset="difference") for some in (frame, of_set))
+    mean = {"interference/mean": float(known["difference"].mean())}
     return {
-        "interference/mean": float(known["difference"].mean()),
+        **(mean if len(known) and len(known) == len(all_known[["task", "language"]].drop_duplicates()) else {}),
         **{
             f"interference/{task}/{language}": float(value)
             for task, language, value in known[["task", "language", "difference"]].itertuples(index=False)

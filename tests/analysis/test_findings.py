@@ -3,12 +3,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from measured_store import cosines
+from scipy.special import stdtrit
 
 import analysis
 from analysis.contrasts import Asked, Average, average_differences
@@ -18,6 +21,7 @@ from analysis.interference import interference
 from analysis.runs import runs_table
 from analysis.study import Study
 from analysis.uncertainty import ScoreDraws
+from raylab.mlflow_database import StoredRun
 
 
 class Stub:
@@ -153,6 +157,37 @@ def test_of_a_store(results: analysis.Results) -> None:
     assert found["Language sets"].startswith("en-fr loses most on average over its languages and tasks (+2.0,")
     assert "3.0 points" in found["Largest loss"]
     assert "missing" in found["Doubt"]
+
+
+def probed(seeds: Sequence[int]) -> Stub:
+    """A study of nothing but joint models of en-hi and en-sw, with both probes."""
+    runs = []
+    for languages, seed, probe in product(("en-hi", "en-sw"), seeds, ("gradients", "pruning")):
+        tags = {"kind": "probe", "probe": probe, "variant": "joint", "languages": languages, "seed": str(seed)}
+        metrics = {metric.key: metric.value for metric in cosines(probe, languages.split("-"), 2, seed)}
+        runs.append(StoredRun(f"{languages} {seed} {probe}", "probe", "FINISHED", 0, 1, tags, {}, metrics))
+    columns = ["variant", "languages", "task", "metric", "setting", "train_language", "eval_language", "seed", "value"]
+    stub = Stub(pd.DataFrame(columns=columns), Study("probes", (("en", "hi"), ("en", "sw")), ("joint",), ()))
+    stub.runs = runs_table(runs)
+    return stub
+
+
+def test_probes_have_sentences_with_intervals() -> None:
+    found = texts(probed((0, 1, 2)))
+    assert set(found) == {"Gradients", "Masks", "Layers"}
+    # At the end, within and across: 0.27 and -0.21 of en-hi, 0.345 and -0.06 of en-sw, all by the seed's 0.02 higher.
+    assert "lower across languages than within one in 6 of 6 models" in found["Gradients"]
+    # The seed moves both cosines of a model alike, so all seeds have the same difference.
+    assert "a difference of +0.44, 95% interval over 3 seeds +0.44 to +0.44." in found["Gradients"]
+    assert "a difference of +0.24, 95% interval over 3 seeds +0.24 to +0.24." in found["Masks"]
+    assert "lower in the highest layer than in the lowest in 6 of 6 models" in found["Layers"]
+    assert "a difference of +0.05" in found["Layers"]
+
+
+def test_probes_of_one_seed_have_intervals_over_language_sets() -> None:
+    low, high = (0.24 + side * stdtrit(1, 0.975) * 0.05 for side in (-1, 1))  # of 0.29 and 0.19
+    expected = f"95% interval over 2 language sets, of one seed {low:+.2f} to {high:+.2f}.".replace("-", "−")
+    assert expected in texts(probed((0,)))["Masks"]
 
 
 def test_averages_are_over_common_cells_and_seeds(chosen_scores: Callable) -> None:

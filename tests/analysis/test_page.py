@@ -125,14 +125,14 @@ def test_curves_probes_and_slices_have_a_chart_each(rich: analysis.Results) -> N
     assert "lower than within in 2 of 2 models" in gradients.text
     layers = masks.tables[1][1]
     assert layers.columns.to_list() == [
+        ("attention", 0),
         ("attention", 1),
         ("attention", 2),
-        ("attention", 3),
+        ("ffn", 0),
         ("ffn", 1),
         ("ffn", 2),
-        ("ffn", 3),
     ]
-    assert (layers["attention", 1] > layers["attention", 3]).all()
+    assert (layers["attention", 0] > layers["attention", 2]).all()
     (trials,) = search(rich)
     assert len(trials.charts) == 3 * 2
     ((_, importance),) = trials.bars

@@ -67,6 +67,23 @@ def test_summaries_of_the_known_study(results: analysis.Results) -> None:
     assert summaries["en-fr", "mono"]["recipe"] == "mono"
 
 
+def test_a_variant_that_lacks_a_score_has_no_mean(chosen_scores: Make, store: str) -> None:
+    cells = {
+        ("mono", "en", "ner", "en", "en"): {0: 80.0},
+        ("mono", "fr", "ner", "fr", "fr"): {0: 40.0},
+        ("joint", "en-fr", "ner", "en", "en"): {0: 79.0},
+        ("joint", "en-fr", "ner", "fr", "fr"): {0: 39.0},
+        ("adapter", "en-fr", "ner", "en", "en"): {0: 79.5},
+    }
+    study = Study("under way", (("en", "fr"),), ("mono", "joint", "adapter"), ("ner",))
+    summaries = analysis.summarise(results_of(chosen_scores(cells), study, store))
+    means = {
+        row["variant"]: (row["metrics"].get("within/mean"), row["metrics"].get("interference/mean"))
+        for row in summaries
+    }
+    assert means == {"mono": (60.0, None), "joint": (59.0, 1.0), "adapter": (None, None)}
+
+
 def test_text_of_the_known_study(results: analysis.Results) -> None:
     text = analysis.interference_text(results)
     assert text.splitlines() == [
