@@ -62,6 +62,10 @@ def database_file(address: str) -> Path | None:
 def connect(tracking_uri: str | None) -> MlflowClient:
     """A client of the MLflow store that holds the results; argument and errors as of `find_store`."""
     address = find_store(tracking_uri)
+    if (file := database_file(address)) is not None:
+        with file.open("rb") as content:
+            if content.read(len(_SQLITE)) not in (_SQLITE, b""):
+                raise InputError(f"no results at {address}: {file} is no SQLite database")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -164,9 +168,6 @@ def _check_answers(address: str) -> None:
     if (file := database_file(address)) is not None:
         if not file.is_file():
             raise InputError(f"no results at {address}: there is no file {file}")
-        with file.open("rb") as content:
-            if content.read(len(_SQLITE)) not in (_SQLITE, b""):
-                raise InputError(f"no results at {address}: {file} is no SQLite database")
     elif address.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_ANSWER_SECONDS).close()
