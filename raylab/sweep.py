@@ -98,7 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         study = load_study(options.study, options.overrides, options.sizing)
         storage = replace(
-            Storage.open(options.storage or default_storage(options.address)), checkpoints=study.keep.checkpoints
+            Storage.open(default_storage(options.address) if options.storage is None else options.storage),
+            checkpoints=study.keep.checkpoints,
         )
         uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.root}/mlflow.db"
         if options.dry_run:

@@ -278,7 +278,15 @@ def test_a_dry_run_lists_the_jobs_and_runs_nothing(
             ["{study}", "--set", "search={space: {pretrain.steps: {int: [1, 9]}}, objective: {zero_shot/pos: max}}"],
             "zero_shot/pos",
         ),
+        (
+            [
+                *("{study}", "--dry-run", "--set", "languages=[[aa, cc]]"),
+                *("--set", "search={space: {pretrain.steps: {int: [1, 9]}}}"),
+            ],
+            "search.objective.zero_shot/mean: the languages and labelled data of this study give no such score",
+        ),
         (["{study}", "--storage", "no://bucket/x"], "--storage no://bucket/x: cannot be reached: Protocol not known"),
+        (["{study}", "--storage", ""], "--storage: empty"),
         (["{study}", "--storage", "/dev/null/x"], "--storage /dev/null/x: cannot be written"),
     ],
 )

@@ -61,6 +61,8 @@ class Storage:
         Raises:
             InputError: It cannot be reached, or not be written, listed, read and deleted from.
         """
+        if not location:  # of a shell variable that is not set
+            raise InputError("--storage: empty; a folder or a URI is needed")
         path = location.removeprefix("file://")
         if is_url(path):
             from raylab.search.object_storage import ObjectStorage  # fsspec's packages take a second
