@@ -49,7 +49,7 @@ def claims(results: Results) -> pd.DataFrame:
     """The paper's claims of which a study has both variants.
 
     Differences are means over all cells (language set, language, task, in main metrics) that both variants have, ours
-    over the study's, the paper's over its own.
+    over the study's, the paper's over those of its pairs with all their text (not Tables 4 and 5).
 
     Returns:
         Columns setting, claim, ours (the difference that is positive where the claim holds, percentage points), low and
@@ -119,7 +119,9 @@ def claims_text(results: Results) -> str:
 
 def _of_paper(asked: Asked) -> float:
     scores = paper_scores()
-    scores = scores[(scores["language"] != AVERAGE) & (scores["setting"] == asked.setting) & (scores["table"] != 4)]
+    scores = scores[
+        (scores["language"] != AVERAGE) & (scores["setting"] == asked.setting) & ~scores["table"].isin((4, 5))
+    ]
     scores = scores[scores["metric"] == scores["task"].map(main_metric)]
     grid = scores.drop_duplicates(["task", "variant", "languages", "language"])
     grid = grid.pivot(index=["task", "languages", "language"], columns="variant", values="value")
