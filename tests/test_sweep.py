@@ -125,22 +125,24 @@ def test_a_killed_driver_leaves_nothing_to_repeat_and_the_same_table(study: Stud
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_done_and_the_work_under_way(study: Study, tmp_path: Path) -> None:
+def test_ctrl_c_and_sigterm_keep_what_is_done_and_the_work_under_way(study: Study, tmp_path: Path) -> None:
     path = study(
         variants=["joint"],
         pretrain={"steps": 8000, "batch_size": 8, "sequence_length": 32, "valid_every": 8000},
         finetune=None,
     )
-    process = start_sweep(path)
     jobs = tmp_path / "runs" / "jobs"
-    _wait_for(lambda: len(_records(tmp_path)) == 1, process)  # prepared
-    time.sleep(4)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    assert "goes on from here" in output
-    (checkpoint,) = jobs.glob("*/checkpoint.pt")
-    assert len(_records(tmp_path)) == 1
+    for number in (signal.SIGINT, signal.SIGTERM):  # the latter is how batch systems and containers end what they run
+        process = start_sweep(path)
+        _wait_for(lambda: len(_records(tmp_path)) == 1, process)  # prepared
+        _wait_for(lambda: any("Trainable" in title for _, title in _descendants(process.pid)), process)  # noqa: B023
+        time.sleep(4)
+        os.kill(process.pid, number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 130, output
+        assert "goes on from here" in output
+        (checkpoint,) = jobs.glob("*/checkpoint.pt")
+        assert len(_records(tmp_path)) == 1
     process = start_sweep(path)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import socket
 import sys
 import time
@@ -49,6 +50,7 @@ def connect(address: str | None, scaling: ScalingConfig) -> Iterator[int]:
         InputError: No Ray answers at the address, or one that this process cannot join, or it cannot hold one job.
     """
     target, named = _find(address)
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     if target is None:
         if not scaling.use_gpu and scaling.cpus_per_worker == 1:  # Ray starts a process a CPU, and each will run jobs
             os.environ.setdefault("RAY_enable_worker_prestart", "1")  # before there is a driver
@@ -56,6 +58,7 @@ def connect(address: str | None, scaling: ScalingConfig) -> Iterator[int]:
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     else:
         _join(target, named)
+    signal.signal(signal.SIGTERM, at_sigterm)  # which Ray has taken over, for an end at once
     try:
         yield slots(scaling)
     finally:
