@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -62,7 +63,21 @@ def connect(address: str | None, scaling: ScalingConfig) -> Iterator[int]:
     try:
         yield slots(scaling)
     finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Disconnect from Ray.
+
+    A thread that drops a reference to one of Ray's objects in that moment ends the whole process; so what the garbage
+    collector would drop is dropped before, and it rests meanwhile.
+    """
+    gc.collect()
+    gc.disable()
+    try:
         ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def _find(address: str | None) -> tuple[str | None, str]:
