@@ -158,8 +158,7 @@ def _code() -> dict[str, Any]:
     folder = Path(raylab.__file__).resolve().parent
     if folder.is_relative_to((Path.home() / ".raylab/code").resolve()):
         return {}
-    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
-    if "py_modules" in submitted:  # of `ray job submit`; Ray takes one list alone
+    if "py_modules" in _submitted():  # Ray takes one list alone
         return {}
     return {"py_modules": [str(folder)], "excludes": ["**/__pycache__/**"]}
 
@@ -167,8 +166,15 @@ def _code() -> dict[str, Any]:
 def _credentials() -> dict[str, Any]:
     """Keys to an object store that this process was given, for the nodes; without any, they use their own."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    given = {name: os.environ[name] for name in names if name in os.environ}
+    there = _submitted().get("env_vars", {})  # on the nodes too, and Ray takes each name once
+    given = {name: os.environ[name] for name in names if name in os.environ and name not in there}
     return {"env_vars": given} if given else {}
+
+
+def _submitted() -> dict[str, Any]:
+    """The runtime environment that `ray job submit` gave this process and the nodes."""
+    found: dict[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
+    return found
 
 
 def _is_own(host: str) -> bool:
