@@ -105,8 +105,10 @@ class Tracker:
             self._tell(job, fresh=new)
 
     def done(self, job: Job, record: Mapping[str, Any], *, found: bool) -> None:
-        """Complete the job's run, or log it whole where the study's experiment lacks it."""
+        """Complete the job's run, or log it whole where the study's experiment lacks it; it is not stale any more."""
         if found and self._runs.get(job.key, ("", ""))[1] == "FINISHED":
+            if job.key in self._stale:
+                self._do(self._mark_fresh, job.key)
             return
         self._tell(job, record=record)
 
@@ -134,7 +136,7 @@ class Tracker:
     def mark_stale(self, keys: Collection[str]) -> None:
         """Mark the runs of jobs that are not of these as stale: the study has changed since they ran.
 
-        Analysis leaves stale runs out. A job that comes back loses the mark.
+        Analysis leaves stale runs out. A job that comes back loses the mark when it is found done.
         """
         self._do(self._mark_stale, set(keys))
 
@@ -324,15 +326,17 @@ class Tracker:
 
     def _mark_stale(self, keys: set[str]) -> None:
         for key, (run_id, _) in self._runs.items():
-            if (key in keys) == (key in self._stale):
-                self._sweeps.remove()
             if key not in keys and key not in self._stale:
+                self._sweeps.remove()
                 self._client.set_tag(run_id, "stale", "true")
                 self._stale.add(key)
-            elif key in keys and key in self._stale:
-                self._client.delete_tag(run_id, "stale")
-                self._stale.remove(key)
         self._sweeps.flush()
+
+    def _mark_fresh(self, key: str) -> None:
+        if key in self._stale:
+            self._sweeps.remove()
+            self._client.delete_tag(self._runs[key][0], "stale")
+            self._stale.remove(key)
 
     def _log(
         self,
